@@ -1,0 +1,1 @@
+"""What is a body, in tensors?"""

@@ -1,0 +1,126 @@
+"""Find and compose the configuration tree; turn a wrong override into one clear message."""
+
+import difflib
+import functools
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+
+def config_dir() -> str:
+    """The absolute path of ``configs_hydra``: beside this file in a wheel, two levels up in a clone.
+
+    Raises:
+        FileNotFoundError: when neither place holds ``train.yaml``.
+    """
+    here = Path(__file__).resolve().parent
+    candidates = [here / "configs_hydra", here.parents[1] / "configs_hydra"]
+    for folder in candidates:
+        if (folder / "train.yaml").is_file():
+            return str(folder)
+    raise FileNotFoundError(
+        f"hmrkit's configuration files are missing: looked in {candidates[0]} and {candidates[1]}; "
+        "reinstall hmrkit"
+    )
+
+
+def load_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
+    """Compose ``<name>.yaml`` with command-line overrides; for tests, notebooks and scripts."""
+    with hydra.initialize_config_dir(config_dir(), version_base="1.3"):
+        return hydra.compose(name, overrides=list(overrides))
+
+
+def to_plain(config: DictConfig) -> dict[str, Any]:
+    """The resolved config as plain dicts and lists, the only form that goes into a checkpoint."""
+    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    assert isinstance(plain, dict)
+    return plain  # type: ignore[return-value]
+
+
+def run(name: str, task: Callable[[DictConfig], Any]) -> Any:
+    """Run ``task`` as a Hydra program: compose, check the overrides, then call.
+
+    User errors (``ValueError``, ``FileNotFoundError``) end the program with their message alone and
+    exit code 2; ``HYDRA_FULL_ERROR=1`` shows the traceback as well.
+    """
+    has_flags = any(argument.startswith("-") for argument in sys.argv[1:])
+    if not has_flags:  # sweeps, --help and --config-dir compose in ways that only Hydra knows
+        problem = _override_problem(name, sys.argv[1:])
+        if problem:
+            _stop(problem)
+
+    @functools.wraps(task)
+    def guarded(config: DictConfig) -> Any:
+        try:
+            return task(config)
+        except (ValueError, FileNotFoundError) as error:
+            is_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+            if is_sweep or os.environ.get("HYDRA_FULL_ERROR") == "1":
+                raise
+            _stop(f"{error}\n(HYDRA_FULL_ERROR=1 shows where)")
+
+    return hydra.main(version_base="1.3", config_path=config_dir(), config_name=name)(guarded)()
+
+
+def _stop(message: str) -> NoReturn:
+    sys.stderr.write(f"hmrkit: {message}\n")
+    raise SystemExit(2)
+
+
+def _override_problem(name: str, overrides: list[str]) -> str | None:
+    """One sentence about the first override that cannot work, or None."""
+    try:
+        config = load_config(name, overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        return _with_hint(name, overrides, str(error))
+    defaults = load_config(name, [o for o in overrides if not _is_value(o)])
+    for override in OverridesParser.create().parse_overrides(overrides):
+        key = override.key_or_group
+        default = OmegaConf.select(defaults, key, default=None, throw_on_missing=False)
+        value = OmegaConf.select(config, key, default=None, throw_on_missing=False)
+        wrong = isinstance(value, str) and isinstance(default, int | float)
+        if wrong and value != "auto":
+            return f"{key}={value}: expected a {type(default).__name__} such as {default!r}"
+    return None
+
+
+def _is_value(override: str) -> bool:
+    """Whether ``a.b=c`` sets a value below an option rather than choosing an option of a group."""
+    key = override.split("=", 1)[0].lstrip("+~")
+    group = key.split("@")[0]
+    return not (Path(config_dir()) / group).is_dir()
+
+
+def _with_hint(name: str, overrides: list[str], message: str) -> str:
+    """The first lines of Hydra's message, with the nearest existing key when a key is unknown."""
+    defaults = load_config(name, [o for o in overrides if not _is_value(o)])
+    known = _keys(defaults)
+    lines = [line for line in message.splitlines() if line.strip()][:12]
+    for override in overrides:
+        key = override.split("=", 1)[0]
+        if _is_value(override) and not key.startswith(("+", "~")) and key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else "see the keys with --cfg job"
+            return f"unknown option {key!r}: {hint}"
+    return "\n".join(lines)
+
+
+def _keys(config: Any, prefix: str = "") -> list[str]:
+    """Every dotted key of a config, inner nodes included."""
+    keys: list[str] = []
+    if isinstance(config, DictConfig):
+        for key in config:
+            full = f"{prefix}{key}"
+            child = config._get_node(key)
+            keys += [full, *_keys(child, f"{full}.")]
+    return keys

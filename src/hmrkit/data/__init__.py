@@ -1,0 +1,1 @@
+"""How does a tar become a batch?"""

@@ -1,0 +1,1 @@
+"""How does an official annotation become a sample?"""

@@ -1,0 +1,1 @@
+"""How are people rendered who never existed?"""

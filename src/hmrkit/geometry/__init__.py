@@ -1,0 +1,1 @@
+"""How do I get from one frame or rotation form to another?"""

@@ -1,0 +1,1 @@
+"""What happens between a photo and the files a user keeps?"""

@@ -1,0 +1,1 @@
+"""Which networks do two methods share?"""

@@ -1,0 +1,153 @@
+"""The one train, validate, test and predict loop that every method shares."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from hmrkit import evaluation
+from hmrkit.body.smpl import SMPL
+from hmrkit.evaluation import Protocol
+from hmrkit.metrics import MetricMeans
+from hmrkit.types import Batch, Prediction
+
+
+class HMRModule(pl.LightningModule):
+    """A network, its loss and a body model in one training loop.
+
+    Args:
+        net: ``net(batch, body_model) -> Prediction``.
+        loss: ``loss(prediction, batch, body_model) -> {term: weighted scalar}``; the terms are summed.
+        body: the body model; its buffers never enter a checkpoint.
+        optimizer: ``optimizer(parameters) -> Optimizer``.
+        scheduler: ``scheduler(optimizer) -> LRScheduler``, stepped every training step, or None.
+        config: the run's resolved config as plain containers; the checkpoint carries it.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        loss: nn.Module,
+        body: SMPL,
+        optimizer: Callable[..., torch.optim.Optimizer] | None,
+        scheduler: Callable[..., Any] | None,
+        config: dict[str, Any],
+    ) -> None:
+        super().__init__()
+        self.net = net
+        self.loss = loss
+        self.body = body
+        self.optimizer = optimizer
+        self.scheduler = scheduler
+        self.config = config
+        self.save_hyperparameters({"config": config}, logger=False)
+        self.means = nn.ModuleDict()  # one accumulator per evaluated source
+        self.rows: dict[str, list[dict[str, Any]]] = {}  # per-person results of the last test
+
+    def forward(self, batch: Batch) -> Prediction:
+        """The network's prediction; ``mesh`` only where the network needs it itself."""
+        return self.net(batch, self.body)
+
+    @torch.no_grad()
+    def predict(self, batch: Batch) -> Prediction:
+        """The network's prediction with meshes, (P, V, 3) metres, without gradients."""
+        prediction = self(batch)
+        if prediction.mesh is None:
+            prediction = replace(prediction, mesh=self.body(prediction.body))
+        return prediction
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Forward, weighted loss terms, one line in the log per term."""
+        terms = self.loss(self(batch), batch, self.body)
+        total = torch.stack(list(terms.values())).sum()
+        size = len(batch["has_pose"])
+        self.log("train/loss", total.detach(), prog_bar=True, batch_size=size)
+        self.log_dict({f"train/{k}": v.detach() for k, v in terms.items()}, batch_size=size)
+        return total
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Accumulate the metrics of one validation batch."""
+        datamodule = self.trainer.datamodule
+        name = datamodule.val_names[dataloader_idx]
+        self._accumulate("val", name, self._person_metrics(batch, datamodule.protocol(name)))
+
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Accumulate metrics and keep one row per person for the report."""
+        datamodule = self.trainer.datamodule
+        name = datamodule.test_names[dataloader_idx]
+        values = self._person_metrics(batch, datamodule.protocol(name))
+        self._accumulate("test", name, values)
+        columns = {k: v.float().cpu().numpy() for k, v in values.items()}
+        keys = np.asarray(batch["key"])[_image_of_person(batch)]
+        self.rows.setdefault(name, []).append({"key": keys, "index": batch["index"], **columns})
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Prediction:
+        """Lightning's name for ``predict``."""
+        return self.predict(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log ``val/<metric>``, averaged over the sources, and ``val/<source>/<metric>``."""
+        self._log_means("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log ``test/<metric>`` and ``test/<source>/<metric>``."""
+        self._log_means("test")
+
+    def on_test_start(self) -> None:
+        """Forget the rows of an earlier test."""
+        self.rows = {}
+
+    def configure_optimizers(self) -> Any:
+        """One optimizer over everything trainable, its scheduler stepped every step."""
+        assert self.optimizer is not None, "this module was built for evaluation"
+        optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
+        if self.scheduler is None:
+            return optimizer
+        scheduler = {"scheduler": self.scheduler(optimizer), "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def _person_metrics(self, batch: Batch, protocol: Protocol) -> dict[str, Tensor]:
+        prediction = self.predict(batch)
+        assert prediction.mesh is not None
+        labels = evaluation.label_mesh(batch, self.body)
+        baseline = evaluation.mean_pose_mesh(len(batch["has_pose"]), self.body)
+        meshes = {"": prediction.mesh, "baseline_": baseline}
+        for i, stage in enumerate(prediction.stages):
+            meshes[f"stage{i}_"] = stage.mesh or self.body(stage.body)
+        return {
+            prefix + metric: value
+            for prefix, mesh in meshes.items()
+            for metric, value in evaluation.person_metrics(
+                mesh, labels, batch, self.body, protocol
+            ).items()
+        }
+
+    def _accumulate(self, split: str, source: str, values: dict[str, Tensor]) -> None:
+        name = f"{split}/{source}".replace(".", "_")
+        if name not in self.means:
+            self.means[name] = MetricMeans().to(self.device)
+        self.means[name].update(values)
+
+    def _log_means(self, split: str) -> None:
+        overall: dict[str, list[Tensor]] = {}
+        for name, accumulator in self.means.items():
+            if name.startswith(f"{split}/"):
+                for metric, value in accumulator.compute().items():
+                    self.log(f"{name}/{metric}", value, sync_dist=False)
+                    overall.setdefault(metric, []).append(value)
+                accumulator.reset()
+        for metric, values in overall.items():
+            mean = torch.stack(values).nanmean()
+            self.log(f"{split}/{metric}", mean, prog_bar=metric == "pa_mpjpe", sync_dist=False)
+
+
+def _image_of_person(batch: Batch) -> np.ndarray:
+    """The first image each person is seen in, (P,)."""
+    persons = batch["person_of_view"].cpu().numpy()
+    images = batch["image_of_view"].cpu().numpy()
+    _, first = np.unique(persons, return_index=True)
+    return images[first]

@@ -1,0 +1,1 @@
+"""How does a mesh become pixels?"""

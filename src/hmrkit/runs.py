@@ -1,0 +1,246 @@
+"""Compose -> build -> run: what ``train`` and ``eval`` do, as functions that tests call too."""
+
+import csv
+import hashlib
+import importlib.metadata
+import logging
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+
+from hmrkit import configs, report
+from hmrkit.checkpoints import load_checkpoint
+from hmrkit.module import HMRModule
+
+log = logging.getLogger(__name__)
+
+
+def build_module(config: DictConfig) -> HMRModule:
+    """The module of a composed ``train.yaml``; it carries the resolved config into its checkpoints."""
+    return HMRModule(
+        net=instantiate(config.model.net),
+        loss=instantiate(config.model.loss),
+        body=instantiate(config.body),
+        optimizer=instantiate(config.model.optimizer),
+        scheduler=instantiate(config.model.scheduler),
+        config=configs.to_plain(config),
+    )
+
+
+def build_datamodule(config: DictConfig) -> pl.LightningDataModule:
+    """The datamodule of a config's ``data`` node over the sources of its ``mix`` node."""
+    return instantiate(
+        config.data,
+        train=configs.to_plain(config.mix.train),
+        val=configs.to_plain(config.mix.val),
+        test=configs.to_plain(config.mix.test),
+        _convert_="all",
+    )
+
+
+def build_trainer(config: DictConfig, folder: Path) -> pl.Trainer:
+    """The trainer of a config; everything it writes goes below ``folder``."""
+    callbacks = [instantiate(node) for node in config.callbacks.values() if node is not None]
+    loggers = [instantiate(node) for node in config.logger.values() if node is not None]
+    precision = _precision(config.trainer.precision)
+    return instantiate(
+        config.trainer,
+        precision=precision,
+        callbacks=callbacks,
+        logger=loggers,
+        default_root_dir=str(folder),
+    )
+
+
+def fit_and_test(config: DictConfig) -> dict[str, float]:
+    """Train a config, test its last weights and write ``report.html`` below its run folder.
+
+    Returns:
+        Every metric that was logged last, by name.
+
+    Raises:
+        ValueError: when the run folder holds another run and neither ``resume`` nor ``overwrite``
+            is set, or when an option cannot work.
+        SystemExit: code 143 after SIGTERM, with a checkpoint written.
+    """
+    folder = Path(config.run_dir)
+    checkpoint = _starting_point(folder, config.resume, config.overwrite)
+    _set_threads(config.threads)
+    pl.seed_everything(config.seed, workers=True, verbose=False)
+    datamodule = build_datamodule(config)
+    module = build_module(config)
+    trainer = build_trainer(config, folder)
+    if config.compile:
+        module.net.compile()
+    _save_config(config, folder)
+    started = time.perf_counter()
+    try:
+        trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
+    except SIGTERMException as error:
+        log.warning("stopped by SIGTERM at step %d; continue with resume=true", trainer.global_step)
+        raise SystemExit(143) from error
+    timing = {"training_s": round(time.perf_counter() - started, 1)}
+    metrics = {k: float(v) for k, v in trainer.callback_metrics.items()}
+    if config.test and not trainer.interrupted:
+        last = folder / "checkpoints" / "last.ckpt"
+        metrics |= _test(trainer, module, datamodule, folder, last, timing, config.num_pictures)
+    return metrics
+
+
+def test_checkpoint(config: DictConfig) -> dict[str, float]:
+    """Score a checkpoint (composed ``eval.yaml``) and write its report.
+
+    Returns:
+        Every ``test/...`` metric by name.
+
+    Raises:
+        FileNotFoundError: no such checkpoint.
+    """
+    path = Path(config.checkpoint)
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}: give checkpoint=<file.ckpt>")
+    _set_threads(config.threads)
+    module = load_checkpoint(path)
+    stored = OmegaConf.create(module.config)
+    changed = {k: config[k] for k in ("data", "mix") if config.get(k) is not None}
+    merged = OmegaConf.merge(stored, changed)
+    if config.get("mix") is not None:  # a mix replaces the stored one, it is not merged into it
+        merged.mix = config.mix
+    assert isinstance(merged, DictConfig)
+    folder = Path(config.run_dir)
+    trainer = build_trainer(
+        OmegaConf.create({"trainer": config.trainer, "callbacks": config.callbacks, "logger": {}}),
+        folder,
+    )
+    datamodule = build_datamodule(merged)
+    return _test(trainer, module, datamodule, folder, path, {}, config.num_pictures)
+
+
+def _test(
+    trainer: pl.Trainer,
+    module: HMRModule,
+    datamodule: Any,
+    folder: Path,
+    checkpoint: Path,
+    timing: dict[str, float],
+    num_pictures: int,
+) -> dict[str, float]:
+    """Run the test loop, then write and print the report (rank zero)."""
+    started = time.perf_counter()
+    trainer.test(module, datamodule, verbose=False)
+    timing = {**timing, "test_s": round(time.perf_counter() - started, 1)}
+    metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("test/")}
+    rows = _gather_rows(module)
+    if trainer.is_global_zero:
+        pictures = _pictures(module, datamodule, rows, num_pictures)
+        meta = _meta(module, datamodule, checkpoint, timing)
+        path = report.write_report(folder, rows, meta, _curves(folder), pictures)
+        log.info("\n%s\nreport: %s", report.format_table(path.parent / "report.json"), path)
+    return metrics
+
+
+def _gather_rows(module: HMRModule) -> dict[str, dict[str, np.ndarray]]:
+    """Per-person columns of every process, in the order of the test set."""
+    mine = module.rows
+    parts = [mine]
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        parts = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(parts, mine)
+    rows = {}
+    for source in mine:
+        chunks = [chunk for part in parts for chunk in part.get(source, [])]
+        columns = {k: np.concatenate([c[k] for c in chunks]) for k in chunks[0]}
+        order = np.argsort(columns["index"], kind="stable")
+        rows[source] = {k: v[order] for k, v in columns.items()}
+    return rows
+
+
+def _pictures(module: HMRModule, datamodule: Any, rows: dict, num: int) -> list[tuple]:
+    """Overlays of the worst, median and best persons of every test source."""
+    pictures = []
+    for source, columns in rows.items():
+        for group, picked in report.pick_samples(columns["pa_mpjpe"], num).items():
+            for row in picked:
+                batch = datamodule.test_batch(source, [int(columns["index"][row])])
+                batch = module.transfer_batch_to_device(batch, module.device, 0)
+                prediction = module.predict(batch)
+                picture = report.sample_picture(batch, prediction, module.body, 0)
+                caption = f"{columns['key'][row]}: PA-MPJPE {columns['pa_mpjpe'][row]:.0f} mm"
+                pictures.append((group, source, caption, picture))
+    return pictures
+
+
+def _meta(
+    module: HMRModule, datamodule: Any, checkpoint: Path, timing: dict[str, float]
+) -> dict[str, Any]:
+    """What a reader needs to trust the numbers: who, with what, on what."""
+    packages = ("torch", "pytorch-lightning", "numpy", "opencv-python-headless", "hmrkit")
+    is_file = checkpoint.is_file()
+    return {
+        "method": type(module.net).__name__.lower(),
+        "checkpoint": str(checkpoint),
+        "checkpoint_sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest() if is_file else "",
+        "body": module.body.name,
+        "protocols": {name: datamodule.protocol(name).name for name in datamodule.test_names},
+        "config": module.config,
+        "versions": {"python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in packages},
+        "num_parameters": sum(p.numel() for p in module.net.parameters()),
+        "timing": timing,
+    }
+
+
+def _curves(folder: Path) -> list[dict[str, float]]:
+    """What the CSV logger wrote, over every restart of the run; later lines win."""
+    by_step: dict[int, dict[str, float]] = {}
+    for path in sorted(folder.glob("csv/version_*/metrics.csv"), key=lambda p: p.stat().st_mtime):
+        with path.open(newline="") as lines:
+            for line in csv.DictReader(lines):
+                values = {k: float(v) for k, v in line.items() if v}
+                by_step.setdefault(int(values["step"]), {}).update(values)
+    return [by_step[step] for step in sorted(by_step)]
+
+
+def _starting_point(folder: Path, resume: bool, overwrite: bool) -> str | None:
+    """The checkpoint to continue from, or None for a fresh start."""
+    checkpoints = sorted((folder / "checkpoints").glob("*.ckpt"), key=lambda p: p.stat().st_mtime)
+    if not checkpoints or overwrite:
+        if resume:
+            log.info("resume=true: no checkpoint in %s yet, starting at step 0", folder)
+        return None
+    if not resume:
+        raise ValueError(
+            f"{folder} already holds a run ({checkpoints[-1].name}): continue it with resume=true, "
+            "give the new run another name with name=..., or replace it with overwrite=true"
+        )
+    return str(checkpoints[-1])
+
+
+def _save_config(config: DictConfig, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(config, folder / "config.yaml", resolve=True)
+
+
+def _set_threads(threads: int | str) -> None:
+    """``auto`` leaves torch's own choice, one thread per core this process may use."""
+    if threads == "auto":
+        torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    else:
+        torch.set_num_threads(int(threads))
+
+
+def _precision(precision: str | int) -> str | int:
+    """``auto``: bfloat16 autocast where the GPU computes it natively, float32 elsewhere."""
+    if precision != "auto":
+        return precision
+    is_native = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] >= 8
+    return "bf16-mixed" if is_native else "32-true"
