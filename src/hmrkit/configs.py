@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
+from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -63,7 +63,12 @@ def run(name: str, task: Callable[[DictConfig], Any]) -> Any:
     def guarded(config: DictConfig) -> Any:
         try:
             return task(config)
-        except (ValueError, FileNotFoundError) as error:
+        except (ValueError, FileNotFoundError, InstantiationException) as error:
+            if isinstance(error, InstantiationException):  # Hydra wraps what a constructor raises
+                cause = error.__cause__
+                if not isinstance(cause, ValueError | FileNotFoundError):
+                    raise
+                error = cause
             is_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
             if is_sweep or os.environ.get("HYDRA_FULL_ERROR") == "1":
                 raise
@@ -79,11 +84,13 @@ def _stop(message: str) -> NoReturn:
 
 def _override_problem(name: str, overrides: list[str]) -> str | None:
     """One sentence about the first override that cannot work, or None."""
+    known = None
     try:
+        defaults = load_config(name, [o for o in overrides if not _is_value(o)])
+        known = _keys(defaults)
         config = load_config(name, overrides)
     except (HydraException, OmegaConfBaseException) as error:
-        return _with_hint(name, overrides, str(error))
-    defaults = load_config(name, [o for o in overrides if not _is_value(o)])
+        return _explain(str(error), overrides, known)
     for override in OverridesParser.create().parse_overrides(overrides):
         key = override.key_or_group
         default = OmegaConf.select(defaults, key, default=None, throw_on_missing=False)
@@ -101,18 +108,16 @@ def _is_value(override: str) -> bool:
     return not (Path(config_dir()) / group).is_dir()
 
 
-def _with_hint(name: str, overrides: list[str], message: str) -> str:
-    """The first lines of Hydra's message, with the nearest existing key when a key is unknown."""
-    defaults = load_config(name, [o for o in overrides if not _is_value(o)])
-    known = _keys(defaults)
-    lines = [line for line in message.splitlines() if line.strip()][:12]
-    for override in overrides:
+def _explain(message: str, overrides: list[str], known: list[str] | None) -> str:
+    """The nearest key where one is unknown, else the first lines of Hydra's own message."""
+    for override in overrides if known is not None else []:
         key = override.split("=", 1)[0]
         if _is_value(override) and not key.startswith(("+", "~")) and key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {near[0]}?" if near else "see the keys with --cfg job"
             return f"unknown option {key!r}: {hint}"
-    return "\n".join(lines)
+    message = message.split("Config search path")[0]
+    return "\n".join([line for line in message.splitlines() if line.strip()][:12])
 
 
 def _keys(config: Any, prefix: str = "") -> list[str]:

@@ -1,5 +1,6 @@
 """What is measured on a person, and by which protocol."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 from hmrkit import metrics
 from hmrkit.body import joints
 from hmrkit.body.smpl import SMPL
-from hmrkit.types import Batch, Body, Mesh
+from hmrkit.types import Batch, Mesh
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Protocol:
 
     name: str
     joint_set: str
-    root: tuple[str, ...]
+    root: Sequence[str]
 
     def __post_init__(self) -> None:
         if self.joint_set not in joints.JOINT_SETS:
@@ -31,7 +32,7 @@ class Protocol:
                 f"protocol {self.name!r}: unknown joint set {self.joint_set!r}; "
                 f"known: {', '.join(sorted(joints.JOINT_SETS))}"
             )
-        joints.index(tuple(self.root), self.joint_set)
+        joints.index(list(self.root), self.joint_set)
 
 
 def label_mesh(batch: Batch, body_model: SMPL) -> Mesh:
@@ -78,11 +79,5 @@ def person_metrics(
 def mean_pose_mesh(num_persons: int, body_model: SMPL) -> Mesh:
     """The baseline every report prints: the body's mean pose and shape for everybody."""
     mean = body_model(body_model.mean_body(1))
-    return Mesh(
-        mean.vertices.expand(num_persons, -1, -1), mean.joints.expand(num_persons, -1, -1)
-    )
+    return Mesh(mean.vertices.expand(num_persons, -1, -1), mean.joints.expand(num_persons, -1, -1))
 
-
-def without_transl(body: Body) -> Body:
-    """The same bodies at the origin."""
-    return Body(body.global_orient, body.body_pose, body.betas, torch.zeros_like(body.transl))

@@ -65,25 +65,27 @@ class HMRModule(pl.LightningModule):
         terms = self.loss(self(batch), batch, self.body)
         total = torch.stack(list(terms.values())).sum()
         size = len(batch["has_pose"])
-        self.log("train/loss", total.detach(), prog_bar=True, batch_size=size)
-        self.log_dict({f"train/{k}": v.detach() for k, v in terms.items()}, batch_size=size)
+        logged = {"loss": total, **terms}
+        for name, value in logged.items():  # means over the processes
+            show = name == "loss"
+            self.log(f"train/{name}", value.detach(), show, batch_size=size, sync_dist=True)
         return total
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Accumulate the metrics of one validation batch."""
         datamodule = self.trainer.datamodule
         name = datamodule.val_names[dataloader_idx]
-        self._accumulate("val", name, self._person_metrics(batch, datamodule.protocol(name)))
+        self._accumulate("val", name, self._person_metrics(batch, name))
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Accumulate metrics and keep one row per person for the report."""
         datamodule = self.trainer.datamodule
         name = datamodule.test_names[dataloader_idx]
-        values = self._person_metrics(batch, datamodule.protocol(name))
+        values = self._person_metrics(batch, name)
         self._accumulate("test", name, values)
         columns = {k: v.float().cpu().numpy() for k, v in values.items()}
         keys = np.asarray(batch["key"])[_image_of_person(batch)]
-        self.rows.setdefault(name, []).append({"key": keys, "index": batch["index"], **columns})
+        self.rows.setdefault(name, []).append({"key": keys, "index": np.asarray(batch["index"]), **columns})
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Prediction:
         """Lightning's name for ``predict``."""
@@ -110,7 +112,8 @@ class HMRModule(pl.LightningModule):
         scheduler = {"scheduler": self.scheduler(optimizer), "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
-    def _person_metrics(self, batch: Batch, protocol: Protocol) -> dict[str, Tensor]:
+    def _person_metrics(self, batch: Batch, source: str) -> dict[str, Tensor]:
+        protocol = Protocol(**self.trainer.datamodule.protocol(source))
         prediction = self.predict(batch)
         assert prediction.mesh is not None
         labels = evaluation.label_mesh(batch, self.body)

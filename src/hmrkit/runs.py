@@ -4,9 +4,9 @@ import csv
 import hashlib
 import importlib.metadata
 import logging
-import os
 import platform
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,45 +18,45 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from hmrkit import configs, report
-from hmrkit.checkpoints import load_checkpoint
+from hmrkit.checkpoints import build_module, load_checkpoint
+from hmrkit.data.datamodule import DataModule, num_cores
+from hmrkit.evaluation import Protocol
 from hmrkit.module import HMRModule
 
 log = logging.getLogger(__name__)
 
 
-def build_module(config: DictConfig) -> HMRModule:
-    """The module of a composed ``train.yaml``; it carries the resolved config into its checkpoints."""
-    return HMRModule(
-        net=instantiate(config.model.net),
-        loss=instantiate(config.model.loss),
-        body=instantiate(config.body),
-        optimizer=instantiate(config.model.optimizer),
-        scheduler=instantiate(config.model.scheduler),
-        config=configs.to_plain(config),
-    )
+def build_datamodule(config: Mapping[str, Any]) -> DataModule:
+    """The datamodule of a config's ``data`` node over the sources of its ``mix`` node.
+
+    Args:
+        config: plain containers, resolved.
+
+    Raises:
+        ValueError: naming the source, if one has a key or a protocol that cannot be.
+    """
+    mix = config["mix"]
+    maps = {split: mix.get(split) or {} for split in ("train", "val", "test")}
+    datamodule = instantiate(config["data"], **maps, _convert_="all", _recursive_=True)
+    for name in [*datamodule.val_names, *datamodule.test_names]:
+        Protocol(**datamodule.protocol(name))
+    return datamodule
 
 
-def build_datamodule(config: DictConfig) -> pl.LightningDataModule:
-    """The datamodule of a config's ``data`` node over the sources of its ``mix`` node."""
-    return instantiate(
-        config.data,
-        train=configs.to_plain(config.mix.train),
-        val=configs.to_plain(config.mix.val),
-        test=configs.to_plain(config.mix.test),
-        _convert_="all",
-    )
+def build_trainer(config: DictConfig, folder: Path, is_test: bool = False) -> pl.Trainer:
+    """The trainer of a config; everything it writes goes below ``folder``.
 
-
-def build_trainer(config: DictConfig, folder: Path) -> pl.Trainer:
-    """The trainer of a config; everything it writes goes below ``folder``."""
-    callbacks = [instantiate(node) for node in config.callbacks.values() if node is not None]
-    loggers = [instantiate(node) for node in config.logger.values() if node is not None]
-    precision = _precision(config.trainer.precision)
+    Args:
+        config: nodes ``trainer``, ``callbacks`` and ``logger``.
+        folder: of the run.
+        is_test: compute in float32 and keep no log, so that numbers do not depend on the machine.
+    """
+    loggers = {} if is_test else config.logger
     return instantiate(
         config.trainer,
-        precision=precision,
-        callbacks=callbacks,
-        logger=loggers,
+        precision="32-true" if is_test else _precision(config.trainer.precision),
+        callbacks=[instantiate(node) for node in config.callbacks.values() if node is not None],
+        logger=[instantiate(node) for node in loggers.values() if node is not None],
         default_root_dir=str(folder),
     )
 
@@ -76,9 +76,12 @@ def fit_and_test(config: DictConfig) -> dict[str, float]:
     checkpoint = _starting_point(folder, config.resume, config.overwrite)
     _set_threads(config.threads)
     pl.seed_everything(config.seed, workers=True, verbose=False)
-    datamodule = build_datamodule(config)
-    module = build_module(config)
+    plain = configs.to_plain(config)
+    datamodule = build_datamodule(plain)
+    module = build_module(plain)
     trainer = build_trainer(config, folder)
+    datamodule.prepare_data()  # every source, also those of the test: what is wrong shows now
+    datamodule.setup()
     if config.compile:
         module.net.compile()
     _save_config(config, folder)
@@ -92,7 +95,7 @@ def fit_and_test(config: DictConfig) -> dict[str, float]:
     metrics = {k: float(v) for k, v in trainer.callback_metrics.items()}
     if config.test and not trainer.interrupted:
         last = folder / "checkpoints" / "last.ckpt"
-        metrics |= _test(trainer, module, datamodule, folder, last, timing, config.num_pictures)
+        metrics |= _test(config, module, datamodule, last, timing)
     return metrics
 
 
@@ -110,38 +113,28 @@ def test_checkpoint(config: DictConfig) -> dict[str, float]:
         raise FileNotFoundError(f"no checkpoint at {path}: give checkpoint=<file.ckpt>")
     _set_threads(config.threads)
     module = load_checkpoint(path)
-    stored = OmegaConf.create(module.config)
-    changed = {k: config[k] for k in ("data", "mix") if config.get(k) is not None}
-    merged = OmegaConf.merge(stored, changed)
-    if config.get("mix") is not None:  # a mix replaces the stored one, it is not merged into it
-        merged.mix = config.mix
-    assert isinstance(merged, DictConfig)
-    folder = Path(config.run_dir)
-    trainer = build_trainer(
-        OmegaConf.create({"trainer": config.trainer, "callbacks": config.callbacks, "logger": {}}),
-        folder,
-    )
-    datamodule = build_datamodule(merged)
-    return _test(trainer, module, datamodule, folder, path, {}, config.num_pictures)
+    chosen = {k: configs.to_plain(config[k]) for k in ("data", "mix") if config.get(k)}
+    datamodule = build_datamodule({**module.config, **chosen})
+    return _test(config, module, datamodule, path, {})
 
 
 def _test(
-    trainer: pl.Trainer,
+    config: DictConfig,
     module: HMRModule,
-    datamodule: Any,
-    folder: Path,
+    datamodule: DataModule,
     checkpoint: Path,
     timing: dict[str, float],
-    num_pictures: int,
 ) -> dict[str, float]:
     """Run the test loop, then write and print the report (rank zero)."""
+    folder = Path(config.run_dir)
+    trainer = build_trainer(config, folder, is_test=True)
     started = time.perf_counter()
     trainer.test(module, datamodule, verbose=False)
     timing = {**timing, "test_s": round(time.perf_counter() - started, 1)}
     metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("test/")}
     rows = _gather_rows(module)
     if trainer.is_global_zero:
-        pictures = _pictures(module, datamodule, rows, num_pictures)
+        pictures = _pictures(module, datamodule, rows, config.num_pictures)
         meta = _meta(module, datamodule, checkpoint, timing)
         path = report.write_report(folder, rows, meta, _curves(folder), pictures)
         log.info("\n%s\nreport: %s", report.format_table(path.parent / "report.json"), path)
@@ -190,7 +183,7 @@ def _meta(
         "checkpoint": str(checkpoint),
         "checkpoint_sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest() if is_file else "",
         "body": module.body.name,
-        "protocols": {name: datamodule.protocol(name).name for name in datamodule.test_names},
+        "protocols": {name: datamodule.protocol(name)["name"] for name in datamodule.test_names},
         "config": module.config,
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in packages},
@@ -231,16 +224,16 @@ def _save_config(config: DictConfig, folder: Path) -> None:
 
 
 def _set_threads(threads: int | str) -> None:
-    """``auto`` leaves torch's own choice, one thread per core this process may use."""
-    if threads == "auto":
-        torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    else:
-        torch.set_num_threads(int(threads))
+    """``auto``: one thread per core that this process may use."""
+    torch.set_num_threads(num_cores() if threads == "auto" else int(threads))
 
 
 def _precision(precision: str | int) -> str | int:
-    """``auto``: bfloat16 autocast where the GPU computes it natively, float32 elsewhere."""
+    """``auto``: bfloat16 autocast where the machine computes it natively, float32 elsewhere."""
     if precision != "auto":
         return precision
-    is_native = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] >= 8
+    if torch.cuda.is_available():
+        is_native = torch.cuda.get_device_capability()[0] >= 8
+    else:
+        is_native = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()  # not in every torch
     return "bf16-mixed" if is_native else "32-true"

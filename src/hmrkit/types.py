@@ -32,12 +32,8 @@ class Sample(TypedDict, total=False):
     world_to_camera: np.ndarray  # (I, 4, 4) float32
     image_of_view: np.ndarray  # (O,) int64
     person_of_view: np.ndarray  # (O,) int64
-    box_img: (
-        np.ndarray
-    )  # (O, 4) float32 x1 y1 x2 y2 px, tight, may leave the image
-    keypoints_img: (
-        np.ndarray
-    )  # (O, K, 3) float32 px + confidence, 0 = absent
+    box_img: np.ndarray  # (O, 4) float32 x1 y1 x2 y2 px, tight, may leave the image
+    keypoints_img: np.ndarray  # (O, K, 3) float32 px + confidence, 0 = absent
     visible_fraction: np.ndarray  # (O,) float32, seen share of the person's pixels; NaN if unknown
     person_id: np.ndarray  # (P,) int64, stable within a clip
     keypoints_world: np.ndarray  # (P, K, 4) float32 m + confidence
@@ -83,6 +79,7 @@ class Batch(TypedDict, total=False):
 
     key: list[str]  # (I,) or, for motion, (P,)
     source: list[str]  # same length as key
+    index: Tensor  # (P,) int64, position in the source; evaluation only
     image: Tensor  # (I, 3, H, W): uint8 out of the loader, normalised float once on the device
     input_size: Tensor  # (I, 2) int64 valid height, width of image
     full_size: Tensor  # (I, 2) int64 height, width of the source image
@@ -107,9 +104,7 @@ class Prediction:
     body: Body  # (P,)
     transl_cam: Tensor  # (O, 3) m, added to the body in the view's camera axes
     intrinsics_crop: Tensor  # (O, 3, 3), camera metres -> crop units
-    mesh: Mesh | None = (
-        None  # set by nets that need it; HMRModule.predict fills it
-    )
+    mesh: Mesh | None = None  # set by nets that need it; HMRModule.predict fills it
     score: Tensor | None = None  # (P,)
     image_of_person: Tensor | None = None  # (P,) int64, scenes only
     stages: list["Prediction"] = field(default_factory=list)  # earlier refinement steps, in order

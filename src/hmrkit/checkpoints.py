@@ -1,0 +1,197 @@
+"""Checkpoints, ours and the authors'; nothing here executes what a file contains.
+
+Ours is Lightning's: ``state_dict`` of the module and, in ``hyper_parameters``, the resolved config
+as plain containers, of which ``model`` and ``body`` are enough to build the module again.
+"""
+
+import copy
+import importlib
+import inspect
+import logging
+import os
+import pickle
+import pkgutil
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from hmrkit import configs, models
+from hmrkit.body.smpl import SMPL
+from hmrkit.module import HMRModule
+
+log = logging.getLogger(__name__)
+
+_NODES = ("model", "body", "data", "mix")  # of the config: enough to build, evaluate and show
+
+
+def build_module(config: dict[str, Any], body: SMPL | None = None) -> HMRModule:
+    """The module that a config describes; it carries the config into its checkpoints.
+
+    Args:
+        config: plain containers with at least ``model`` and ``body``.
+        body: this body model instead of that of ``config``.
+    """
+    body = instantiate(config["body"]) if body is None else body
+    model = config["model"]
+    return HMRModule(
+        net=instantiate(model["net"], body_model=body, _convert_="all"),
+        loss=instantiate(model["loss"], _convert_="all"),
+        body=body,
+        optimizer=instantiate(model["optimizer"], _convert_="all"),
+        scheduler=instantiate(model["scheduler"], _convert_="all"),
+        config=config,
+    )
+
+
+def load_checkpoint(path: str | Path) -> HMRModule:
+    """One of our checkpoints as a module in eval mode, on the CPU.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is damaged, unsafe, not ours, or does not fit the current code.
+    """
+    content = read_checkpoint(path)
+    config = content.get("hyper_parameters", {}).get("config")
+    if config is None or "state_dict" not in content:
+        raise ValueError(
+            f"{path} is not a checkpoint of hmrkit; if it is the authors' own, convert it first: "
+            f"python -m hmrkit.convert model=<method> checkpoint={path} output=<new file>.ckpt"
+        )
+    module = build_module(config)
+    _load_strictly(module, content["state_dict"], (), str(path))
+    return module.eval()
+
+
+def save_checkpoint(module: HMRModule, path: str | Path) -> None:
+    """Write a module as one of our checkpoints; complete or not at all."""
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    content = {
+        "state_dict": module.state_dict(),
+        "hyper_parameters": {"config": module.config},
+        "epoch": 0,
+        "global_step": 0,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        torch.save(content, partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load_official(
+    method: str,
+    path: str | Path,
+    body: str | SMPL = "free",
+    overrides: Sequence[str] = (),
+    **options: Any,
+) -> HMRModule:
+    """The authors' checkpoint of a method as our module in eval mode, on the CPU.
+
+    Args:
+        method: name of a folder of ``hmrkit.models``.
+        path: file in the authors' own layout.
+        body: option of the config group ``body``, or a body model to use as it is.
+        overrides: of the config, as on the command line, such as ``body.folder=...``.
+        options: of ``convert(official, **options) -> (weights, config values)`` in the method's
+            ``convert.py``, whose table ``OPTIONAL`` names what a file may lack.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is damaged or unsafe, if one of its entries has no place here, or
+            if it leaves a weight of ours without a value.
+    """
+    _converter(method)  # an unknown method is reported here, not by the config
+    choice = [] if isinstance(body, SMPL) else [f"body={body}"]
+    config = configs.load_config("train", [f"model={method}", *choice, *overrides])
+    own_body = body if isinstance(body, SMPL) else None
+    return convert_official(method, path, config, own_body, **options)
+
+
+def convert_official(
+    method: str,
+    path: str | Path,
+    config: DictConfig,
+    body: SMPL | None = None,
+    **options: Any,
+) -> HMRModule:
+    """``load_official`` with a composed config, which is not changed."""
+    converter = _converter(method)
+    known = list(inspect.signature(converter.convert).parameters)[1:]
+    for name in options:
+        if name not in known:
+            raise ValueError(f"{method} has no option {name!r}; it has {', '.join(known)}")
+    official = read_checkpoint(path)
+    if "hyper_parameters" in official:
+        raise ValueError(f"{path} is a checkpoint of hmrkit already: use it as it is")
+    state, needed = converter.convert(official, **options)
+    config = copy.deepcopy(config)
+    for key, value in needed.items():
+        OmegaConf.update(config, key, value, merge=False, force_add=True)
+    nodes = {name: OmegaConf.to_container(config[name], resolve=True) for name in _NODES}
+    module = build_module(nodes, body)
+    for name, source in converter.OPTIONAL.items():
+        if name not in state:
+            log.info("%s has no %s; it is %s", path, name, source)
+    _load_strictly(module.net, state, tuple(converter.OPTIONAL), str(path))
+    return module.eval()
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """What a file made by ``torch.save`` holds: tensors and plain containers only.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is damaged, or holds anything that would have to be executed.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        if refused is None:
+            raise ValueError(f"{path} is not a checkpoint, or is damaged: {error}") from error
+        raise ValueError(
+            f"{path} holds a {refused[1]} object, which is code and not data; it was not loaded. "
+            "Save the file again with tensors, numbers, strings, lists and dicts only"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise ValueError(f"{path} is not a checkpoint, or is damaged: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}; a checkpoint is a dict")
+    return content
+
+
+def _converter(method: str) -> Any:
+    known = sorted(m.name for m in pkgutil.iter_modules(models.__path__))
+    if method not in known:
+        raise ValueError(f"no method {method!r}; there are {', '.join(known)}")
+    return importlib.import_module(f"hmrkit.models.{method}.convert")
+
+
+def _load_strictly(
+    module: torch.nn.Module, state: Mapping[str, Tensor], kept: Sequence[str], source: str
+) -> None:
+    """Copy ``state`` into ``module``; raise for the first name or shape that does not fit."""
+    ours = module.state_dict()
+    for name, value in state.items():
+        if name not in ours:
+            raise ValueError(f"{source}: weight {name!r} has no place in this network")
+        if value.shape != ours[name].shape:
+            raise ValueError(
+                f"{source}: weight {name!r} is {tuple(value.shape)} in the file but "
+                f"{tuple(ours[name].shape)} in this network"
+            )
+    missing = [n for n in ours if n not in state and n not in kept]
+    missing = [n for n in missing if not n.endswith("num_batches_tracked")]  # not a weight
+    if missing:
+        raise ValueError(f"{source}: nothing in the file fills {missing[0]!r}")
+    module.load_state_dict({**ours, **state}, strict=True)

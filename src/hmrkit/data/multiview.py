@@ -1,0 +1,84 @@
+"""A calibrated rig -> one crop per view; I = O, P people who share one world."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from hmrkit.data.augment import AugmentParams, mirror_matrix, move_world
+from hmrkit.data.crops import Crops, select_persons
+from hmrkit.types import Sample
+
+
+class MultiView:
+    """Cuts every view of a rig's record; people may be seen by different numbers of cameras.
+
+    Views come out person by person, so that a method with a constant number of views reshapes
+    ``(P, V, ...)``. Every crop is its own image, with the camera it was taken by. Rotation, scale,
+    shift and colours are drawn per view and change no label of the world: ``crop_to_img`` holds
+    them. A flip is drawn once and mirrors the world and every view. People without a view are left
+    out.
+
+    Args:
+        crops: how a view is cut; its ``augment`` is used.
+        num_views: at most so many views of each person, with ``rng`` drawn and in random order,
+            without the first ones; None for all in stored order.
+    """
+
+    unit = "record"
+
+    def __init__(self, crops: Crops, num_views: int | None = None) -> None:
+        if num_views is not None and num_views < 1:
+            raise ValueError(f"num_views={num_views}: a person needs at least one view")
+        self.crops = crops
+        self.num_views = num_views
+
+    def __call__(
+        self, sample: Sample, view: int | None = None, rng: np.random.Generator | None = None
+    ) -> Sample:
+        """Cut the record's views, augmented if there is an ``rng``; ``view`` plays no part."""
+        views = self._choose(sample, rng)
+        draws = [self.crops.draw(sample, rng) for _ in views]
+        is_flipped = bool(draws) and draws[0].is_flipped
+        return self.cut(sample, views, draws, is_flipped)
+
+    def cut(
+        self, sample: Sample, views: np.ndarray, draws: list[AugmentParams], is_flipped: bool
+    ) -> Sample:
+        """Cut the given views (O,), one draw each; all flipped or none.
+
+        Raises:
+            ValueError: if there is no view, or a view has no usable box.
+        """
+        if len(views) == 0:
+            raise ValueError(f"record {sample['key']!r} has no view; leave it out")
+        sample = self.crops.read(sample)
+        draws = [replace(draw, is_flipped=is_flipped) for draw in draws]
+        cuts = [self.crops.cut_view(sample, v, d) for v, d in zip(views, draws, strict=True)]
+        parts = [part for _, part in cuts]
+        images = sample["image_of_view"][views]
+        persons, person_of_view = np.unique(sample["person_of_view"][views], return_inverse=True)
+        moved = move_world(select_persons(sample, persons), mirror_matrix(is_flipped))
+        sizes = [sample["images"][image].shape[:2] for image in images]
+        return {
+            **moved,
+            **{name: np.concatenate([part[name] for part in parts]) for name in parts[0]},
+            "images": [sample["images"][image] for image in images],
+            "intrinsics": moved["intrinsics"][images],
+            "world_to_camera": moved["world_to_camera"][images],
+            "image_of_view": np.arange(len(views)),
+            "person_of_view": person_of_view,
+            "keypoints_img": sample["keypoints_img"][views],
+            "visible_fraction": sample["visible_fraction"][views],
+            "input_image": np.stack([pixels for pixels, _ in cuts]),
+            "input_size": np.array([self.crops.input_hw] * len(views)),
+            "full_size": np.array(sizes),
+        }
+
+    def _choose(self, sample: Sample, rng: np.random.Generator | None) -> np.ndarray:
+        """Rows of the views to cut, person by person."""
+        owner = sample["person_of_view"]
+        order = np.arange(len(owner)) if rng is None else rng.permutation(len(owner))
+        chosen = [
+            order[owner[order] == person][: self.num_views] for person in range(len(sample["pose"]))
+        ]
+        return np.concatenate([np.zeros(0, np.int64), *chosen])

@@ -1,0 +1,250 @@
+"""The tables of the pose sampler: joint limits, disturbances and hand-written prototypes, degrees.
+
+Long because it is data. Axes and signs are those of poses.py; the right side follows by mirroring
+and is given in the axes of the left. The pelvis leans against the level world.
+"""
+
+Angles = dict[str, tuple[float, float, float]]
+
+# lower x, upper x, lower y, upper y, lower z, upper z of the left side and of the midline
+LIMITS_DEG: dict[str, tuple[float, float, float, float, float, float]] = {
+    "pelvis": (-25, 75, 0, 0, -12, 12),
+    "left_hip": (-125, 25, -35, 40, -15, 50),
+    "left_knee": (0, 145, -8, 8, -4, 4),
+    "left_ankle": (-30, 45, -20, 20, -15, 15),
+    "left_foot": (-10, 40, 0, 0, 0, 0),
+    "spine1": (-20, 40, -20, 20, -15, 15),
+    "spine2": (-10, 30, -15, 15, -12, 12),
+    "spine3": (-10, 25, -15, 15, -12, 12),
+    "neck": (-30, 40, -35, 35, -20, 20),
+    "head": (-25, 30, -35, 35, -15, 15),
+    "left_collar": (-10, 10, -18, 12, -10, 28),
+    "left_shoulder": (-80, 80, -120, 40, -88, 85),
+    "left_elbow": (-60, 60, -145, 2, -6, 6),
+    "left_wrist": (-25, 25, -25, 25, -65, 60),
+    "left_hand": (-5, 5, -3, 3, -35, 5),
+}
+
+# standard deviation of the disturbance, x, y, z
+NOISE_DEG: Angles = {
+    "pelvis": (4, 0, 3),
+    "left_hip": (14, 9, 8),
+    "left_knee": (13, 2, 1),
+    "left_ankle": (9, 6, 4),
+    "left_foot": (5, 0, 0),
+    "spine1": (6, 5, 4),
+    "spine2": (5, 5, 3),
+    "spine3": (4, 5, 3),
+    "neck": (7, 10, 5),
+    "head": (7, 12, 5),
+    "left_collar": (3, 4, 5),
+    "left_shoulder": (18, 20, 20),
+    "left_elbow": (12, 22, 2),
+    "left_wrist": (8, 8, 14),
+    "left_hand": (2, 1, 9),
+}
+
+_ARM_DOWN = (0.0, -5.0, -75.0)
+# name -> (weight, angles); "left_x" and "right_x" are both given in the axes of the left side
+PROTOTYPES: dict[str, tuple[float, Angles]] = {
+    "standing": (
+        3.0,
+        {
+            "left_shoulder": _ARM_DOWN,
+            "right_shoulder": _ARM_DOWN,
+            "left_elbow": (0, -15, 0),
+            "right_elbow": (0, -15, 0),
+            "left_hip": (0, 3, 3),
+            "right_hip": (0, 3, 3),
+        },
+    ),
+    "a_pose": (
+        1.0,
+        {
+            "left_shoulder": (0, 0, -45),
+            "right_shoulder": (0, 0, -45),
+            "left_hip": (0, 5, 10),
+            "right_hip": (0, 5, 10),
+        },
+    ),
+    "t_pose": (0.6, {}),
+    "walk": (
+        2.0,
+        {
+            "pelvis": (2, 0, 0),
+            "left_hip": (-28, 0, 2),
+            "right_hip": (17, 0, 2),
+            "left_knee": (10, 0, 0),
+            "right_knee": (32, 0, 0),
+            "right_ankle": (14, 0, 0),
+            "right_foot": (18, 0, 0),
+            "left_shoulder": (0, 25, -72),
+            "right_shoulder": (0, -28, -70),
+            "left_elbow": (0, -15, 0),
+            "right_elbow": (0, -30, 0),
+            "spine2": (3, 6, 0),
+        },
+    ),
+    "run": (
+        1.2,
+        {
+            "pelvis": (10, 0, 0),
+            "left_hip": (-70, 0, 3),
+            "right_hip": (18, 0, 2),
+            "left_knee": (85, 0, 0),
+            "right_knee": (30, 0, 0),
+            "right_ankle": (30, 0, 0),
+            "right_foot": (25, 0, 0),
+            "left_shoulder": (-5, 35, -62),
+            "right_shoulder": (-5, -50, -62),
+            "left_elbow": (10, -85, 0),
+            "right_elbow": (10, -95, 0),
+            "spine1": (10, 0, 0),
+            "spine2": (4, 8, 0),
+        },
+    ),
+    "sit": (
+        1.5,
+        {
+            "pelvis": (-6, 0, 0),
+            "left_hip": (-88, 5, 8),
+            "right_hip": (-88, 5, 8),
+            "left_knee": (88, 0, 0),
+            "right_knee": (88, 0, 0),
+            "left_shoulder": (0, -30, -68),
+            "right_shoulder": (0, -30, -68),
+            "left_elbow": (5, -60, 0),
+            "right_elbow": (5, -60, 0),
+            "spine1": (6, 0, 0),
+        },
+    ),
+    "squat": (
+        0.8,
+        {
+            "pelvis": (22, 0, 0),
+            "left_hip": (-108, 14, 18),
+            "right_hip": (-108, 14, 18),
+            "left_knee": (118, 0, 0),
+            "right_knee": (118, 0, 0),
+            "left_ankle": (-24, 0, 0),
+            "right_ankle": (-24, 0, 0),
+            "left_shoulder": (-20, -70, -30),
+            "right_shoulder": (-20, -70, -30),
+            "left_elbow": (0, -40, 0),
+            "right_elbow": (0, -40, 0),
+            "spine1": (28, 0, 0),
+            "spine2": (12, 0, 0),
+            "neck": (-14, 0, 0),
+        },
+    ),
+    "arms_up": (
+        1.0,
+        {
+            "left_shoulder": (0, -10, 68),
+            "right_shoulder": (0, -10, 68),
+            "left_collar": (0, 0, 20),
+            "right_collar": (0, 0, 20),
+            "left_elbow": (0, -20, 0),
+            "right_elbow": (0, -20, 0),
+        },
+    ),
+    "reach": (
+        1.2,
+        {
+            "pelvis": (8, 0, 0),
+            "left_shoulder": (-20, -82, -5),
+            "right_shoulder": (0, -10, -70),
+            "left_collar": (0, -10, 4),
+            "left_elbow": (0, -15, 0),
+            "right_elbow": (0, -20, 0),
+            "spine1": (10, 0, 0),
+            "spine2": (4, -6, 0),
+        },
+    ),
+    "phone": (
+        1.2,
+        {
+            "left_shoulder": (-25, -35, -58),
+            "right_shoulder": _ARM_DOWN,
+            "left_elbow": (0, -135, 0),
+            "right_elbow": (0, -15, 0),
+            "head": (5, 0, -8),
+        },
+    ),
+    "hands_on_hips": (
+        1.0,
+        {
+            "left_shoulder": (62, 12, -46),
+            "right_shoulder": (62, 12, -46),
+            "left_elbow": (0, -92, 0),
+            "right_elbow": (0, -92, 0),
+            "left_wrist": (0, 0, 25),
+            "right_wrist": (0, 0, 25),
+            "left_hip": (0, 6, 7),
+            "right_hip": (0, 6, 7),
+        },
+    ),
+    "folded_arms": (
+        0.8,
+        {
+            "left_shoulder": (38, -52, -52),
+            "right_shoulder": (34, -58, -48),
+            "left_elbow": (0, -98, 0),
+            "right_elbow": (0, -92, 0),
+        },
+    ),
+    "lunge": (
+        0.8,
+        {
+            "pelvis": (6, 0, 0),
+            "left_hip": (-82, 4, 6),
+            "right_hip": (20, 4, 4),
+            "left_knee": (84, 0, 0),
+            "right_knee": (48, 0, 0),
+            "right_ankle": (10, 0, 0),
+            "right_foot": (30, 0, 0),
+            "left_shoulder": (0, -10, -60),
+            "right_shoulder": (0, -10, -60),
+            "left_elbow": (0, -40, 0),
+            "right_elbow": (0, -40, 0),
+        },
+    ),
+    "side_kick": (
+        0.7,
+        {
+            "pelvis": (0, 0, 6),
+            "left_hip": (-42, 0, 48),
+            "right_hip": (0, 4, 3),
+            "left_knee": (15, 0, 0),
+            "left_ankle": (18, 0, 0),
+            "left_shoulder": (0, -10, -20),
+            "right_shoulder": (0, -45, -35),
+            "left_elbow": (0, -60, 0),
+            "right_elbow": (0, -80, 0),
+            "spine1": (0, 0, 10),
+            "spine2": (0, 0, 8),
+        },
+    ),
+    "bend": (
+        0.7,
+        {
+            "pelvis": (45, 0, 0),
+            "left_hip": (-60, 0, 5),
+            "right_hip": (-60, 0, 5),
+            "left_knee": (16, 0, 0),
+            "right_knee": (16, 0, 0),
+            "spine1": (24, 0, 0),
+            "spine2": (14, 0, 0),
+            "spine3": (8, 0, 0),
+            "neck": (-12, 0, 0),
+            "left_shoulder": (0, -80, -10),
+            "right_shoulder": (0, -80, -10),
+            "left_elbow": (0, -14, 0),
+            "right_elbow": (0, -14, 0),
+        },
+    ),
+    "passing": (  # added to the middle of a step; never drawn by itself
+        0.0,
+        {"right_hip": (-22, 0, 0), "right_knee": (45, 0, 0), "right_ankle": (4, 0, 0)},
+    ),
+}

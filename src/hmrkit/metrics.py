@@ -1,0 +1,162 @@
+"""Errors per person, and their means over a test set.
+
+Every function is pure and returns one value per person. NaN means that the label is missing (the
+person is left out of the mean). Infinity means that the label is there but the prediction has no
+score: it is not finite or collapsed to a point. A failure thus shows in the mean, it never helps.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from hmrkit.geometry.alignment import has_extent, procrustes_align
+
+_MM = 1000.0
+_MIN_ALIGNED = 4  # a similarity transform has 7 unknowns: fewer points fit almost anything
+
+
+def mpjpe_mm(
+    pred: Tensor,
+    target: Tensor,
+    root: Sequence[int] | None,
+    joints: Sequence[int] | None = None,
+) -> Tensor:
+    """Mean per-joint position error of each person.
+
+    Args:
+        pred: (P, K, 3) metres.
+        target: (P, K, 4) metres and confidence; joints of confidence 0 do not count.
+        root: joints whose mean becomes the origin on both sides; None compares as given.
+        joints: the joints to average over; None for all.
+
+    Returns:
+        (P,) mm; NaN where no joint, or not the whole root, is labelled.
+    """
+    error, is_labelled = _joint_errors(pred, target, root, joints)
+    return _mean_over_labelled(error * _MM, is_labelled)
+
+
+def pa_mpjpe_mm(pred: Tensor, target: Tensor, joints: Sequence[int] | None = None) -> Tensor:
+    """MPJPE after the best similarity transform of each person ("reconstruction error").
+
+    Args:
+        pred: (P, K, 3) metres.
+        target: (P, K, 4) metres and confidence.
+        joints: the joints to align and to average over; None for all.
+
+    Returns:
+        (P,) mm; NaN where fewer than four joints are labelled or all labels coincide.
+    """
+    is_labelled = _is_labelled(target)
+    points = torch.where(is_labelled[..., None], target[..., :3], 0.0)
+    if joints is not None:
+        pred, points, is_labelled = pred[:, joints], points[:, joints], is_labelled[:, joints]
+    weight = is_labelled.to(points.dtype)
+    has_label = (weight.sum(dim=1) >= _MIN_ALIGNED) & has_extent(points, weight)
+    error = (procrustes_align(pred, points, weight) - points).norm(dim=-1)
+    return _mean_over_labelled(error * _MM, is_labelled & has_label[:, None])
+
+
+def pve_mm(pred: Tensor, target: Tensor) -> Tensor:
+    """Mean per-vertex error of each person (P,), mm, of vertices (P, V, 3) in metres, as given.
+
+    A target that is not finite counts as missing.
+    """
+    has_label = target.isfinite().all(dim=-1)
+    return _mean_over_labelled((pred - target).norm(dim=-1) * _MM, has_label)
+
+
+def pck(
+    pred: Tensor,
+    target: Tensor,
+    threshold: float,
+    root: Sequence[int] | None,
+    joints: Sequence[int] | None = None,
+) -> Tensor:
+    """Share of each person's labelled joints (P,) nearer than ``threshold``, in [0, 1].
+
+    Args:
+        pred: (P, K, D) in two or three dimensions.
+        target: (P, K, D + 1), the last entry is the confidence.
+        threshold: in the unit of ``pred``; MPI-INF-3DHP uses 0.15 m.
+        root: joints whose mean becomes the origin on both sides; None compares as given.
+        joints: the joints to average over; None for all.
+    """
+    error, is_labelled = _joint_errors(pred, target, root, joints)
+    return _mean_over_labelled((error < threshold).to(error.dtype), is_labelled)
+
+
+def auc(
+    pred: Tensor, target: Tensor, root: Sequence[int] | None, joints: Sequence[int] | None = None
+) -> Tensor:
+    """Mean of ``pck`` over 31 thresholds from 0 to 0.15 m (MPI-INF-3DHP's area under the curve)."""
+    error, is_labelled = _joint_errors(pred, target, root, joints)
+    thresholds = torch.linspace(0, 0.15, 31, device=error.device)
+    hits = (error[..., None] <= thresholds).to(error.dtype).mean(dim=-1)
+    return _mean_over_labelled(hits, is_labelled)
+
+
+class MetricMeans(Metric):
+    """Means of per-person values over a test set and over all processes.
+
+    The first ``update`` fixes the names. Every process must update at least once.
+    """
+
+    full_state_update = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def update(self, values: dict[str, Tensor]) -> None:
+        """Add the values (P,) of some persons; NaN stands for a missing label."""
+        if not self.names:
+            self.names = sorted(values)
+            zero = torch.zeros((), device=self.device)
+            for name in self.names:
+                self.add_state(f"total_{name}", default=zero.clone(), dist_reduce_fx="sum")
+                self.add_state(f"count_{name}", default=zero.clone(), dist_reduce_fx="sum")
+        assert sorted(values) == self.names, f"{sorted(values)} after {self.names}"
+        for name, value in values.items():
+            is_present = ~value.isnan()
+            total = torch.where(is_present, value, 0.0).sum()
+            setattr(self, f"total_{name}", getattr(self, f"total_{name}") + total)
+            setattr(self, f"count_{name}", getattr(self, f"count_{name}") + is_present.sum())
+
+    def compute(self) -> dict[str, Tensor]:
+        """Mean of each metric: NaN if nobody had the label, infinite if a prediction failed."""
+        return {
+            name: getattr(self, f"total_{name}") / getattr(self, f"count_{name}")
+            for name in self.names
+        }
+
+
+def _is_labelled(target: Tensor) -> Tensor:
+    """Which joints of (P, K, D + 1) carry a label: (P, K) bool."""
+    return (target[..., -1] > 0) & target.isfinite().all(dim=-1)
+
+
+def _joint_errors(
+    pred: Tensor,
+    target: Tensor,
+    root: Sequence[int] | None,
+    joints: Sequence[int] | None,
+) -> tuple[Tensor, Tensor]:
+    """Distances (P, K) and which of them count, (P, K) bool."""
+    is_labelled, points = _is_labelled(target), target[..., :-1]
+    if root is not None:
+        pred = pred - pred[:, root].mean(dim=1, keepdim=True)
+        points = points - points[:, root].mean(dim=1, keepdim=True)
+        is_labelled = is_labelled & is_labelled[:, root].all(dim=1, keepdim=True)
+    if joints is not None:
+        pred, points, is_labelled = pred[:, joints], points[:, joints], is_labelled[:, joints]
+    return (pred - points).norm(dim=-1), is_labelled
+
+
+def _mean_over_labelled(values: Tensor, is_labelled: Tensor) -> Tensor:
+    """Row means (P,) of (P, K): NaN without a label, infinite if a labelled value is not finite."""
+    values = torch.where(values.isfinite(), values, torch.inf)
+    mean = torch.where(is_labelled, values, 0.0).sum(dim=1) / is_labelled.sum(dim=1)
+    return mean

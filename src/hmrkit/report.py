@@ -1,0 +1,228 @@
+"""Per-person rows in, the report of a run out: report.json, report.md, report.html and rows.npz.
+
+The rows of one test source are columns of equal length:
+
+- ``key``, ``index``: which sample, and its position in the test set;
+- ``<metric>``: the error of the prediction, e.g. ``pa_mpjpe``;
+- ``baseline_<metric>``: the error of the mean pose on the same sample;
+- ``stage<i>_<metric>``: the error of refinement stage i, for methods that have stages.
+
+As in ``hmrkit.metrics``, NaN means that a person has no label for a metric and infinity that the
+prediction failed. Means are over the finite values; the others are counted and shown.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hmrkit.reporting import columns, page
+from hmrkit.reporting.pictures import sample_picture as sample_picture
+
+SCHEMA_VERSION = 1
+
+Rows = Mapping[str, Mapping[str, np.ndarray | list]]
+Picture = tuple[str, str, str, np.ndarray]
+
+
+def write_report(
+    folder: Path | str,
+    rows: Rows,
+    meta: Mapping[str, Any],
+    curves: Sequence[Mapping[str, Any]] = (),
+    pictures: Sequence[Picture] = (),
+) -> Path:
+    """Write the report of one run or one evaluation.
+
+    Args:
+        folder: made if absent; the four files in it are replaced.
+        rows: source -> column -> values, see the module.
+        meta: facts about the run as plain values. ``method``, ``checkpoint`` and ``protocols``
+            (source -> name) have a place of their own; ``config`` is folded away; everything else
+            (``checkpoint_sha256``, ``seed``, ``versions``, ``wall_time_s`` ...) is listed.
+        curves: rows of the CSV logger: ``step``, ``train/...``, ``val/...``; blanks allowed.
+        pictures: (group, source, caption, (H, W, 3) uint8 RGB), group ``worst``, ``median`` or
+            ``best``.
+
+    Returns:
+        The path of ``report.html``, one file that needs nothing else.
+
+    Raises:
+        ValueError: if columns of one source differ in length or a source has no metric.
+    """
+    folder = Path(folder)
+    report = make_report(rows, meta)
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(report, indent=2, allow_nan=False, default=str)
+    (folder / "report.json").write_text(text + "\n", encoding="utf-8")
+    (folder / "report.md").write_text(_markdown(report), encoding="utf-8")
+    np.savez_compressed(
+        folder / "rows.npz",
+        **{f"{s}/{c}": np.asarray(v) for s, table in rows.items() for c, v in table.items()},
+    )
+    html = page.render_page(report, rows, curves, pictures)
+    (folder / "report.html").write_text(html, encoding="utf-8")
+    return folder / "report.html"
+
+
+def make_report(rows: Rows, meta: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of report.json.
+
+    Args:
+        rows: source -> column -> values, see the module.
+        meta: see ``write_report``.
+
+    Returns:
+        ``{"schema_version", "method", "checkpoint", "tests": {source: {"num_samples", "protocol",
+        "metrics": {metric: {"value", "unit", "baseline", "ratio", "median", "num_failed",
+        "num_unlabelled", "stages"?}}}}, "meta"}``; a mean over no value is None.
+    """
+    protocols = meta.get("protocols") or {}
+    own = ("method", "checkpoint", "protocols")
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "method": meta.get("method"),
+        "checkpoint": None if meta.get("checkpoint") is None else str(meta["checkpoint"]),
+        "tests": {
+            source: _summary(source, table, str(protocols.get(source, "")))
+            for source, table in rows.items()
+        },
+        "meta": _plain({k: v for k, v in meta.items() if k not in own}),
+    }
+
+
+def pick_samples(errors: Sequence[float] | np.ndarray, num: int) -> dict[str, list[int]]:
+    """Positions of the ``num`` worst, median and best samples, largest error first in each group.
+
+    No sample is in two groups: with fewer than ``3 * num`` finite errors the groups shrink, the
+    median first. A failed prediction (infinity) is among the worst, an unlabelled one (NaN) is
+    never picked.
+
+    Args:
+        errors: (N,) one error per sample, less is better.
+        num: how many per group.
+    """
+    errors = np.asarray(errors, dtype=np.float64)
+    labelled = np.flatnonzero(~np.isnan(errors))
+    order = labelled[np.argsort(-errors[labelled], kind="stable")]  # worst first
+    size = min(num, max(1, len(order) // 3))
+    worst, rest = order[:size], order[size:]
+    best = rest[max(len(rest) - size, 0) :]
+    middle = rest[: len(rest) - len(best)]
+    # The median of all samples sits at the middle of what lies between equally many worst and best.
+    first = max((len(middle) - size + 1) // 2, 0)
+    median = middle[first : first + size]
+    return {"worst": worst.tolist(), "median": median.tolist(), "best": best.tolist()}
+
+
+def format_table(report: Mapping[str, Any] | Path) -> str:
+    """The numbers of a report as an aligned table, Markdown that also reads well in a terminal.
+
+    Args:
+        report: the content of report.json, or its path.
+    """
+    if isinstance(report, Path):
+        report = json.loads(report.read_text(encoding="utf-8"))
+    header = ["source", "metric", "value", "mean pose", "ratio", "unit", "samples", "protocol"]
+    lines = [header]
+    for source, test in report["tests"].items():
+        for name, metric in test["metrics"].items():
+            lines.append(
+                [
+                    source,
+                    columns.metric(name).title,
+                    _number(metric["value"], ".1f"),
+                    _number(metric["baseline"], ".1f"),
+                    _number(metric["ratio"], ".2f"),
+                    metric["unit"],
+                    columns.count_text(test["num_samples"], metric),
+                    test["protocol"] or "-",
+                ]
+            )
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    is_right = [h in ("value", "mean pose", "ratio", "samples") for h in header]
+    rule = ["-" * (w - r) + ":" * r for w, r in zip(widths, is_right, strict=True)]
+    return "\n".join(
+        "| "
+        + " | ".join(_pad(c, w, r) for c, w, r in zip(line, widths, is_right, strict=True))
+        + " |"
+        for line in [header, rule, *lines[1:]]
+    )
+
+
+def _summary(source: str, table: Mapping[str, Any], protocol: str) -> dict[str, Any]:
+    lengths = {name: len(values) for name, values in table.items()}
+    names = columns.metric_names(table)
+    if len(set(lengths.values())) != 1 or not names:
+        raise ValueError(
+            f"test source {source!r}: a report needs columns of equal length and at least one "
+            f"metric, got {lengths}; give one value per person, NaN where there is none"
+        )
+    return {
+        "num_samples": next(iter(lengths.values())),
+        "protocol": protocol,
+        "metrics": {name: _metric_summary(table, name) for name in names},
+    }
+
+
+def _metric_summary(table: Mapping[str, Any], name: str) -> dict[str, Any]:
+    values = np.asarray(table[name], dtype=np.float64)
+    value, baseline = _mean(values), _mean(table.get(f"baseline_{name}", ()))
+    stages = columns.stage_names(table, name)
+    summary = {
+        "value": value,
+        "unit": columns.metric(name).unit,
+        "baseline": baseline,
+        "ratio": value / baseline if value is not None and baseline else None,
+        "median": float(np.median(values[np.isfinite(values)])) if value is not None else None,
+        "num_failed": int(np.isinf(values).sum()),
+        "num_unlabelled": int(np.isnan(values).sum()),
+    }
+    if stages:
+        summary["stages"] = [_mean(table[column]) for column in stages]
+    return summary
+
+
+def _mean(values: Any) -> float | None:
+    """Mean over the finite values, None if there are none."""
+    values = np.asarray(values, dtype=np.float64)
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if len(finite) else None
+
+
+def _markdown(report: Mapping[str, Any]) -> str:
+    facts = {"checkpoint": report["checkpoint"], **report["meta"]}
+    lines = [f"# {report['method'] or 'report'}", "", format_table(report), ""]
+    lines += [
+        f"- {name}: {value}"
+        for name, value in facts.items()
+        if name != "config" and value is not None and not isinstance(value, dict | list)
+    ]
+    lines += ["", "`mean pose` is the error of the body's mean pose on the same samples.", ""]
+    return "\n".join(lines)
+
+
+def _plain(value: Any) -> Any:
+    """Numbers, strings, lists and dicts only; what JSON cannot say (NaN, infinity) becomes None."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return str(value)
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _pad(text: str, width: int, is_right: bool) -> str:
+    return text.rjust(width) if is_right else text.ljust(width)

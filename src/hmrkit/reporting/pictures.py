@@ -1,0 +1,119 @@
+"""The picture of one test sample: input, prediction, label, and both from the side."""
+
+import cv2
+import numpy as np
+import torch
+
+from hmrkit.body import joints
+from hmrkit.body.smpl import SMPL
+from hmrkit.data.collate import IMAGE_MEAN, IMAGE_STD
+from hmrkit.geometry.cameras import transform
+from hmrkit.render import draw
+from hmrkit.types import Batch, Mesh, Prediction
+
+PANELS = "input, prediction (blue), label (green), both from the side with the pelvis in one place"
+_PANEL_PX = 288  # height of a panel
+_GAP_PX = 4
+_BLUE = np.array([0.43, 0.64, 0.95], np.float32)
+_GREEN = np.array([0.56, 0.80, 0.55], np.float32)
+
+
+@torch.no_grad()
+def sample_picture(batch: Batch, prediction: Prediction, body_model: SMPL, row: int) -> np.ndarray:
+    """Four panels side by side, see ``PANELS``; no label: its keypoints; no finite mesh: no mesh.
+
+    Args:
+        batch: crops; ``image`` uint8 or normalised.
+        prediction: for that batch, with or without mesh.
+        body_model: poses the labels.
+        row: the view, a row of ``prediction.transl_cam``.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    image_row, person = int(batch["image_of_view"][row]), int(batch["person_of_view"][row])
+    to_camera = batch["world_to_camera"][image_row]
+    crop, units_to_px = _panel(batch, image_row)
+    faces = body_model.faces.cpu().numpy()
+    mesh = prediction.mesh or body_model(prediction.body)
+    predicted, beside = _in_camera(mesh, person, to_camera)
+    predicted = predicted + prediction.transl_cam[row].cpu().numpy()
+    camera = units_to_px @ prediction.intrinsics_crop[row].double().cpu().numpy()
+    over = _over(crop, predicted, faces, camera, _BLUE)
+    bodies = [(beside, _BLUE)]
+    if bool(batch["has_pose"][person] & batch["has_betas"][person]):
+        labelled, label_beside = _in_camera(body_model(batch["body"]), person, to_camera)
+        bodies.insert(0, (label_beside, _GREEN))
+        camera = units_to_px @ _label_intrinsics_crop(batch, row)
+        label = _over(crop, labelled, faces, camera, _GREEN)
+    else:
+        label = _with_keypoints(crop, batch, row, units_to_px)
+    drawn = [(v, color) for v, color in bodies if np.isfinite(v).all()]
+    vertices, colors = [v for v, _ in drawn], [color for _, color in drawn]
+    size_hw = (crop.shape[0], crop.shape[1])
+    side = draw.side_view(vertices, faces, size_hw=size_hw, colors=colors, backend="numpy")
+    gap = np.full((size_hw[0], _GAP_PX, 3), 255, np.uint8)
+    return np.hstack([crop, gap, over, gap, label, gap, side])
+
+
+def input_rgb(batch: Batch, image_row: int) -> np.ndarray:
+    """The valid part of one image of a batch as (H, W, 3) uint8 RGB, normalised or not."""
+    height, width = batch["input_size"][image_row].tolist()
+    image = batch["image"][image_row, :, :height, :width].permute(1, 2, 0).cpu()
+    if image.dtype != torch.uint8:
+        image = image.float() * torch.tensor(IMAGE_STD) + torch.tensor(IMAGE_MEAN)
+        image = (image * 255).round().clamp(0, 255).to(torch.uint8)
+    return image.numpy()
+
+
+def _panel(batch: Batch, image_row: int) -> tuple[np.ndarray, np.ndarray]:
+    """The input at the size of a panel, and the map (3, 3) from crop units to its pixels."""
+    rgb = input_rgb(batch, image_row)
+    zoom = _PANEL_PX / rgb.shape[0]
+    width, height = round(zoom * rgb.shape[1]), _PANEL_PX
+    method = cv2.INTER_AREA if zoom < 1 else cv2.INTER_CUBIC
+    # A pixel of the input covers ``zoom`` pixels of the panel; its centre moves to their middle.
+    shift = (zoom - 1) / 2
+    to_px = [[width / 2, 0, width / 2 + shift], [0, height / 2, height / 2 + shift], [0, 0, 1]]
+    return cv2.resize(rgb, (width, height), interpolation=method), np.array(to_px)
+
+
+def _in_camera(
+    mesh: Mesh, person: int, world_to_camera: torch.Tensor
+) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices (V, 3) of a person in the camera frame, and the same about the pelvis."""
+    vertices = transform(mesh.vertices[person].float(), world_to_camera)
+    pelvis = mesh.joints[person, joints.index("pelvis", "smpl24")].float()
+    pelvis = transform(pelvis[None], world_to_camera)
+    return vertices.cpu().numpy(), (vertices - pelvis).cpu().numpy()
+
+
+def _label_intrinsics_crop(batch: Batch, row: int) -> np.ndarray:
+    """Camera of the labels (3, 3), metres to crop units; NaN where the image's is unknown."""
+    crop_to_img = np.eye(3)
+    crop_to_img[:2] = batch["crop_to_img"][row].cpu().numpy()
+    intrinsics_img = batch["intrinsics"][int(batch["image_of_view"][row])].double().cpu().numpy()
+    return np.linalg.inv(crop_to_img) @ intrinsics_img
+
+
+def _over(
+    image: np.ndarray,
+    vertices_cam: np.ndarray,
+    faces: np.ndarray,
+    intrinsics_img: np.ndarray,
+    color: np.ndarray,
+) -> np.ndarray:
+    """One person (V, 3) over a picture; the picture alone where person or camera is not finite."""
+    if not (np.isfinite(vertices_cam).all() and np.isfinite(intrinsics_img).all()):
+        return image
+    return draw.overlay(
+        image, [vertices_cam], faces, intrinsics_img, colors=[color], backend="numpy"
+    )
+
+
+def _with_keypoints(
+    image: np.ndarray, batch: Batch, row: int, units_to_px: np.ndarray
+) -> np.ndarray:
+    keypoints = batch["keypoints_crop"][row].cpu().numpy().copy()  # (K, 3)
+    keypoints[:, :2] = keypoints[:, :2] @ units_to_px[:2, :2].T + units_to_px[:2, 2]
+    return draw.draw_skeleton(image, keypoints, joints.skeleton("all"))

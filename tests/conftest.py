@@ -1,0 +1,81 @@
+"""Synthetic shards, made once per session, and a way to run the programs as users do."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hmrkit.configs import load_config, to_plain
+
+TINY = {"train": (192, 1), "val": (24, 2), "test": (32, 3)}  # split -> records, seed
+
+
+@pytest.fixture(scope="session")
+def tiny_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A datasets folder with the sources of ``mix=quickstart``, a few small pictures each."""
+    from hmrkit.data.synth.shards import make_shards
+
+    folder = tmp_path_factory.mktemp("datasets")
+    for split, (num, seed) in TINY.items():
+        name = "quickstart" if split == "train" else f"quickstart_{split}"
+        config = load_config(
+            "train", ["experiment=quickstart", "run_dir=run", *tiny_sizes(), f"paths.datasets={folder}"]
+        )
+        node = to_plain(config.mix)[split]["quickstart"]
+        assert node["synth"]["num"] == num, name
+        assert node["synth"]["seed"] == seed, name
+        make_shards(output=node["path"], workers=2, **node["synth"])
+    return folder
+
+
+def tiny_sizes() -> list[str]:
+    """Overrides that shrink the quick start's data to seconds."""
+    sizes = [f"mix.{split}.quickstart.synth.num={num}" for split, (num, _) in TINY.items()]
+    return [*sizes, *(f"mix.{split}.quickstart.synth.image_size=64" for split in TINY)]
+
+
+@pytest.fixture(scope="session")
+def tiny_overrides(tiny_shards: Path) -> list[str]:
+    """The quick start on ``tiny_shards``, a few float32 steps in this process."""
+    return [
+        "experiment=quickstart",
+        f"paths.datasets={tiny_shards}",
+        *tiny_sizes(),
+        "data.cut.input_size=[32,32]",
+        "model.net.backbone.width=4",
+        "data.batch_size=8",
+        "data.num_workers=0",
+        "trainer.max_steps=6",
+        "trainer.val_check_interval=3",
+        "trainer.log_every_n_steps=1",
+        "trainer.precision=32-true",
+        "callbacks.checkpoint.every_n_train_steps=2",
+        "num_pictures=1",
+        "threads=1",
+    ]
+
+
+Program = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Program:
+    """Run ``python -m hmrkit.<name> ...`` in an empty folder."""
+
+    def call(
+        name: str, *arguments: str, timeout: float = 240, **variables: str
+    ) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, "-m", f"hmrkit.{name}", *arguments],
+            cwd=tmp_path,
+            env={**os.environ, "OMP_NUM_THREADS": "1", **variables},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    return call

@@ -1,0 +1,481 @@
+"""Shards: whole or absent, the same bytes, every damage named, nothing lost unnoticed."""
+
+import os
+import pickle
+import re
+import subprocess
+import sys
+import tarfile
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pytest
+import webdataset
+
+from hmrkit.data.index import index_path, read_index
+from hmrkit.data.record import FIELDS, BadRecord, complete_sample
+from hmrkit.data.shards import (
+    ShardSet,
+    index_folder,
+    index_shard,
+    read_manifest,
+    write_manifest,
+    write_shard,
+)
+
+JOINTS = "smpl24"
+
+
+def make_sample(number, num_images=1, num_people=1, size=32):
+    """One record with every label, all numbers different."""
+    rng = np.random.default_rng(number)
+    views = [(i, p) for i in range(num_images) for p in range(num_people)]
+    image_of_view, person_of_view = np.array(views, np.int64).reshape(-1, 2).T
+    num_views = len(views)
+    corner = rng.uniform(0, 10, (num_views, 2))
+    return {
+        "key": f"r{number:04d}",
+        "source": "made",
+        "images": [rng.integers(0, 255, (size, size + i, 3), np.uint8) for i in range(num_images)],
+        "intrinsics": np.tile(np.diag([50, 50, 1]).astype(np.float32), (num_images, 1, 1)),
+        "image_of_view": image_of_view.copy(),
+        "person_of_view": person_of_view.copy(),
+        "box_img": np.hstack([corner, corner + 15]).astype(np.float32),
+        "keypoints_img": rng.uniform(0.1, 20, (num_views, 24, 3)).astype(np.float32),
+        "keypoints_world": rng.uniform(0.1, 1, (num_people, 24, 4)).astype(np.float32),
+        "pose": rng.normal(size=(num_people, 24, 3)).astype(np.float32),
+        "betas": rng.normal(size=(num_people, 10)).astype(np.float32),
+        "transl": rng.normal(size=(num_people, 3)).astype(np.float32),
+        "has_pose": np.ones(num_people, bool),
+        "has_betas": np.ones(num_people, bool),
+    }
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two shards of five records, two people in two images each."""
+    folder = tmp_path / "set"
+    for shard in range(2):
+        samples = (make_sample(5 * shard + i, 2, 2) for i in range(5))
+        write_shard(folder / f"{shard:06d}.tar", samples, JOINTS, image_format="png")
+    write_manifest(folder, "made", "rigs", JOINTS, {"num": 10}, "a test")
+    return folder
+
+
+def test_a_record_comes_back_bit_for_bit(folder):
+    shards = ShardSet(folder, "renamed")
+    assert (len(shards), shards.num_views) == (10, 40)
+    for number in (7, 0, 9):
+        wanted = complete_sample(make_sample(number, 2, 2), JOINTS)
+        sample = shards.read(number)
+        assert sample["key"] == wanted["key"] == shards.key(number)
+        assert sample["source"] == "renamed"
+        assert set(sample) == set(wanted)
+        for name in FIELDS:
+            np.testing.assert_array_equal(sample[name], wanted[name], err_msg=name)
+        for image, original in zip(sample["images"], wanted["images"], strict=True):
+            np.testing.assert_array_equal(image, original)
+
+
+def test_fields_left_out_are_absent_not_zero(tmp_path):
+    partial = {k: v for k, v in make_sample(0).items() if k not in ("pose", "has_pose", "betas")}
+    partial["has_betas"] = np.zeros(1, bool)
+    del partial["keypoints_world"], partial["intrinsics"]
+    info = write_shard(tmp_path / "a.tar", [partial], JOINTS)
+    sample = ShardSet(tmp_path / "a.tar").read(0)
+    assert np.isnan(sample["pose"]).all()
+    assert not sample["has_pose"].any()
+    assert np.isnan(sample["intrinsics"]).all()
+    assert (sample["keypoints_world"][..., 3] == 0).all()
+    assert np.isnan(sample["keypoints_world"][..., :3]).all()
+    assert sample["gender"].tolist() == [-1]
+    np.testing.assert_array_equal(sample["world_to_camera"][0], np.eye(4))
+    assert info.labels["pose"] == info.labels["keypoints_world"] == 0
+    assert info.labels["keypoints_img"] == info.labels["transl"] == 1
+
+
+def test_motion_records_have_no_image(tmp_path):
+    clip = {
+        "key": "walk",
+        "pose": np.zeros((30, 24, 3), np.float32),
+        "has_pose": np.ones(30, bool),
+    }
+    info = write_shard(tmp_path / "a.tar", [clip], JOINTS)
+    assert (info.num_people, info.num_views, info.num_images) == (30, 0, 0)
+    assert ShardSet(tmp_path / "a.tar").read(0)["images"] == []
+
+
+def test_jpegs_are_close_and_given_files_are_kept_as_they_are(tmp_path):
+    ramp = np.linspace(0, 255, 64 * 64 * 3).reshape(64, 64, 3).astype(np.uint8)
+    write_shard(tmp_path / "a.tar", [{**make_sample(0), "images": [ramp]}], JOINTS)
+    shards = ShardSet(tmp_path / "a.tar")
+    assert np.abs(shards.read(0)["images"][0].astype(int) - ramp).mean() < 2
+    jpeg = shards.read_files(0)["0.jpg"]
+    write_shard(tmp_path / "b.tar", [{**make_sample(0), "images": [jpeg]}], JOINTS)
+    assert ShardSet(tmp_path / "b.tar").read_files(0)["0.jpg"] == jpeg
+
+
+def test_the_same_samples_give_the_same_bytes(tmp_path):
+    for name in ("a", "b"):
+        write_shard(tmp_path / name / "x.tar", map(make_sample, range(3)), JOINTS)
+    for file in ("x.tar", "x.tar.index"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_plain_webdataset_reads_the_same_records(folder):
+    tars = [str(path) for path in sorted(folder.glob("*.tar"))]
+    keys = [
+        s["__key__"] for s in webdataset.WebDataset(tars, shardshuffle=False, empty_check=False)
+    ]
+    assert keys == [ShardSet(folder).key(i) for i in range(10)]
+
+
+def test_views_are_numbered_record_by_record(tmp_path):
+    people = [1, 3, 2]
+    samples = [make_sample(i, 1, n) for i, n in enumerate(people)]
+    write_shard(tmp_path / "a.tar", samples, JOINTS)
+    shards = ShardSet(tmp_path / "a.tar")
+    located = [shards.locate_view(v) for v in range(shards.num_views)]
+    assert located == [(0, 0), (1, 0), (1, 1), (1, 2), (2, 0), (2, 1)]
+    assert shards.record_of_view.tolist() == [0, 1, 1, 1, 2, 2]
+
+
+def test_manifest_counts_what_is_there(folder):
+    manifest = read_manifest(folder)
+    counts = [manifest[f"num_{what}"] for what in ("records", "people", "views", "images")]
+    assert counts == [10, 20, 40, 20]
+    assert manifest["labels"]["pose"] == 20
+    assert manifest["num_bytes"] == sum(path.stat().st_size for path in folder.glob("*.tar"))
+    assert manifest == ShardSet(folder).manifest
+    assert [shard["num_records"] for shard in manifest["shards"]] == [5, 5]
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_other_processes_read_with_files_of_their_own(folder, method):
+    shards = ShardSet(folder)
+    first = shards.read(0)["images"][0]  # files are open in this process now
+    with ProcessPoolExecutor(2, mp_context=get_context(method)) as pool:
+        keys = [sample["key"] for sample in pool.map(shards.read, range(10))]
+    assert keys == [f"r{i:04d}" for i in range(10)]
+    np.testing.assert_array_equal(shards.read(0)["images"][0], first)
+
+
+def test_more_shards_than_open_files(tmp_path, monkeypatch):
+    monkeypatch.setattr("hmrkit.data.shards.MAX_OPEN_FILES", 2)
+    for i in range(5):
+        write_shard(tmp_path / f"{i}.tar", [make_sample(i)], JOINTS)
+    shards = ShardSet(tmp_path)
+    assert [shards.read(i)["key"] for i in (0, 4, 2, 0, 1, 3)] == [
+        f"r{i:04d}" for i in (0, 4, 2, 0, 1, 3)
+    ]
+    assert len(shards._files) == 2
+
+
+# Writing what is wrong
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"pose": np.zeros((1, 23, 3), np.float32)}, r"'r0000': pose is float32 \(1, 23, 3\), exp"),
+        ({"betas": np.zeros((1, 10))}, r"'r0000': betas is float64 \(1, 10\), expected float32"),
+        ({"keypoints_img": np.ones((1, 17, 3), np.float32)}, r"keypoints_img is .* = \(1, 24, 3\)"),
+        ({"smile": np.zeros(1)}, r"'r0000': unknown fields \['smile'\]"),
+        ({"image_of_view": np.array([1])}, r"'r0000': image_of_view has values outside 0..0"),
+        ({"person_of_view": np.array([-1])}, r"person_of_view has values outside"),
+        ({"box_img": np.array([[5, 5, 5, 9]], np.float32)}, r"box_img must be finite with x2 > x1"),
+        ({"pose": np.full((1, 24, 3), np.nan, np.float32)}, r"pose is not finite where has_pose"),
+        ({"key": "a.b"}, r"record 'a.b': a key is 1 to 72 characters"),
+        ({"key": "a/b"}, r"record 'a/b': a key"),
+        ({"images": [np.zeros((8, 8, 3), np.float32)]}, r"image 0 is float32"),
+        ({"images": [b"no image"]}, r"no JPEG or PNG"),
+        ({"images": []}, r"intrinsics is float32 \(1, 3, 3\), expected float32 \(I, 3, 3\)"),
+    ],
+)
+def test_a_wrong_sample_is_named_and_leaves_no_file(tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
+        write_shard(tmp_path / "a.tar", [{**make_sample(0), **change}], JOINTS)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_confidence_on_nan_is_refused(tmp_path):
+    sample = make_sample(0)
+    sample["keypoints_img"][0, 3, :2] = np.nan
+    with pytest.raises(ValueError, match="keypoints_img has confidence > 0 on coordinates"):
+        write_shard(tmp_path / "a.tar", [sample], JOINTS)
+
+
+def test_unknown_joint_set_twin_keys_and_nothing_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="smpl99"):
+        write_shard(tmp_path / "a.tar", [make_sample(0)], "smpl99")
+    with pytest.raises(ValueError, match="'r0000' occurs twice"):
+        write_shard(tmp_path / "a.tar", [make_sample(0), make_sample(0)], JOINTS)
+    with pytest.raises(ValueError, match="at least one sample"):
+        write_shard(tmp_path / "a.tar", [], JOINTS)
+    assert list(tmp_path.iterdir()) == []
+
+
+KILLED_WRITER = """
+import os, signal, sys
+from pathlib import Path
+from tests.test_shards import make_sample, write_shard
+import hmrkit.data.shards as shards
+
+def stop(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+if sys.argv[2] == "index":
+    shards.write_index = stop  # after the tar has its name
+    samples = map(make_sample, range(4))
+else:
+    samples = (make_sample(i) if i < 3 else stop() for i in range(9))
+write_shard(Path(sys.argv[1]) / "a.tar", samples, "smpl24")
+"""
+
+
+@pytest.mark.parametrize("moment", ["samples", "index"])
+def test_a_killed_writer_leaves_no_shard_that_looks_whole(tmp_path, moment):
+    root = Path(__file__).parent.parent
+    result = subprocess.run(
+        [sys.executable, "-c", KILLED_WRITER, str(tmp_path), moment], cwd=root, check=False
+    )
+    assert result.returncode == -9
+    assert not index_path(tmp_path / "a.tar").exists()
+    with pytest.raises(FileNotFoundError):
+        ShardSet(tmp_path)
+    write_shard(tmp_path / "a.tar", map(make_sample, range(4)), JOINTS)
+    write_manifest(tmp_path, "made", "crops", JOINTS, {}, "again")
+    assert len(ShardSet(tmp_path)) == 4
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "a.tar",
+        "a.tar.index",
+        "hmrkit.json",
+    ]
+
+
+# Reading what is damaged
+
+
+def member_offset(folder, record, extension):
+    """Where a file of record ``record`` of the first shard begins, and its size."""
+    index = read_index(folder / "000000.tar")
+    first, last = index.first_member[record : record + 2]
+    for i in range(first, last):
+        if index.extensions[index.extension[i]] == extension:
+            return int(index.offset[i]), int(index.size[i])
+    raise AssertionError(extension)
+
+
+def overwrite(path, offset, data):
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(data)
+
+
+@pytest.mark.parametrize("extension", ["1.png", "labels.safetensors"])
+def test_a_flipped_bit_is_found_in_images_and_labels(folder, extension):
+    offset, size = member_offset(folder, 2, extension)
+    tar = folder / "000000.tar"
+    byte = tar.read_bytes()[offset + size - 1]
+    overwrite(tar, offset + size - 1, bytes([byte ^ 1]))
+    shards = ShardSet(folder)
+    with pytest.raises(BadRecord, match=rf"'r0002': {extension} has another CRC") as caught:
+        shards.read(2)
+    assert (caught.value.kind, caught.value.shard) == ("checksum", str(tar))
+    assert shards.read(1)["key"] == "r0001"
+    assert shards.read(3)["key"] == "r0003"
+
+
+def test_truncation_after_opening_is_a_bad_record_and_before_an_error(folder):
+    shards = ShardSet(folder)
+    tar = folder / "000000.tar"
+    os.truncate(tar, member_offset(folder, 3, "0.png")[0] + 10)
+    with pytest.raises(BadRecord, match=r"ends .* bytes early") as caught:
+        shards.read(3)
+    assert caught.value.kind == "truncated"
+    assert shards.read(2)["key"] == "r0002"
+    with pytest.raises(ValueError, match=r"000000.tar has \d+ bytes, its index says"):
+        ShardSet(folder)
+
+
+def rewrite(folder, name, change):
+    """Write the first shard again with files changed, dropped (None) or kept, and index it."""
+    tar = folder / "000000.tar"
+    with tarfile.open(tar) as old:
+        files = [(entry.name, old.extractfile(entry).read()) for entry in old]
+    with tarfile.open(tar, "w") as new:
+        for file_name, data in files:
+            if file_name == name:
+                data = change
+            if data is not None:
+                entry = tarfile.TarInfo(file_name)
+                entry.size = len(data)
+                (folder / "part").write_bytes(data)
+                with (folder / "part").open("rb") as content:
+                    new.addfile(entry, content)
+    (folder / "part").unlink()
+    (folder / "hmrkit.json").unlink()
+    return index_shard(tar)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "kind", "message"),
+    [
+        ("r0002.1.png", b"\xff\xd8 no jpeg", "image", "image cannot be decoded"),
+        ("r0002.1.png", None, "missing", r"labels are for 2 images, the record has \['0.png'\]"),
+        ("r0002.labels.safetensors", None, "missing", r"no labels.safetensors, only \['0.png"),
+        ("r0002.labels.safetensors", b"\x00" * 40, "labels", "labels cannot be read"),
+        ("r0002.labels.safetensors", pickle.dumps([1]), "labels", "labels cannot be read"),
+    ],
+)
+def test_damaged_records_of_a_download_are_named(folder, name, content, kind, message):
+    info = rewrite(folder, name, content)
+    assert info.num_records == 5
+    shards = ShardSet(folder)
+    with pytest.raises(BadRecord, match=message) as caught:
+        shards.read(2)
+    assert (caught.value.kind, caught.value.key) == (kind, "r0002")
+    assert [shards.read(i)["key"] for i in (1, 3)] == ["r0001", "r0003"]
+
+
+def test_half_a_jpeg_is_a_bad_image(tmp_path):
+    write_shard(tmp_path / "000000.tar", [make_sample(0, size=256)], JOINTS)
+    (tmp_path / "hmrkit.json").write_text("")
+    jpeg = ShardSet(tmp_path / "000000.tar").read_files(0)["0.jpg"]
+    rewrite(tmp_path, "r0000.0.jpg", jpeg[: len(jpeg) // 2])
+    with pytest.raises(BadRecord, match=r"image cannot be decoded"):
+        ShardSet(tmp_path).read(0)
+
+
+def test_garbage_in_the_middle_loses_nothing_but_itself(folder):
+    tar = folder / "000000.tar"
+    header = member_offset(folder, 2, "0.png")[0] - 512
+    overwrite(tar, header, b"\xaa" * 512)  # webdataset stops here, without an error
+    seen = sum(1 for _ in webdataset.WebDataset([str(tar)], shardshuffle=False, empty_check=False))
+    assert seen == 2
+    index_path(tar).unlink()
+    (folder / "hmrkit.json").unlink()
+    info = index_shard(tar)
+    assert info.num_records == 5
+    assert any("garbage at byte" in problem for problem in info.problems)
+    assert any("webdataset would drop the 8 files" in problem for problem in info.problems)
+    shards = ShardSet(folder)
+    assert [shards.read(i)["key"] for i in (0, 1, 3, 4)] == ["r0000", "r0001", "r0003", "r0004"]
+    with pytest.raises(BadRecord, match="labels are for 2 images"):
+        shards.read(2)
+
+
+def test_a_truncated_download_keeps_its_complete_records(folder):
+    tar = folder / "000000.tar"
+    os.truncate(tar, member_offset(folder, 3, "labels.safetensors")[0] + 100)
+    info = index_shard(tar)
+    assert any("truncated inside 'r0003.labels.safetensors'" in p for p in info.problems)
+    (folder / "hmrkit.json").unlink()
+    shards = ShardSet(folder)
+    assert [shards.read(i)["key"] for i in range(3)] == ["r0000", "r0001", "r0002"]
+    with pytest.raises(BadRecord, match=r"no labels.safetensors"):
+        shards.read(3)
+
+
+def test_a_folder_of_tars_is_indexed_on_request(folder):
+    manifest = read_manifest(folder)
+    for path in [*folder.glob("*.index"), folder / "hmrkit.json"]:
+        path.unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r"source 'coco'.*2 tars without an index.*index_fo"
+    ):
+        ShardSet(folder, "coco")
+    assert len(index_folder(folder)) == 2
+    shards = ShardSet(folder, "coco")
+    assert shards.manifest["shards"] == manifest["shards"]
+    assert shards.manifest["labels"] == manifest["labels"]
+
+
+def test_no_record_at_all_is_an_error(tmp_path):
+    (tmp_path / "page.tar").write_text("<html>not found</html>" * 100)
+    with pytest.raises(ValueError, match=r"page.tar holds no record"):
+        index_shard(tmp_path / "page.tar")
+    (tmp_path / "empty.tar").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"empty.tar holds no record"):
+        index_shard(tmp_path / "empty.tar")
+
+
+# Opening what does not fit
+
+
+def test_missing_paths_name_source_path_and_remedy(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"source 'coco': .*nowhere does not exist: make"):
+        ShardSet(tmp_path / "nowhere", "coco")
+    with pytest.raises(FileNotFoundError, match=r"has no \*\.tar"):
+        ShardSet(tmp_path, "coco")
+    with pytest.raises(FileNotFoundError, match="empty list"):
+        ShardSet([], "coco")
+
+
+def test_patterns_and_lists_find_the_same_shards(folder):
+    for path in (f"{folder}/*.tar", f"{folder}/{{000000..000001}}.tar", [folder, folder]):
+        assert len(ShardSet(path)) % 10 == 0
+    with pytest.raises(FileNotFoundError, match=r"000002.tar does not exist"):
+        ShardSet(f"{folder}/{{000000..000002}}.tar")
+
+
+def test_a_replaced_shard_does_not_pass_for_the_manifests(folder):
+    write_shard(folder / "000001.tar", map(make_sample, range(3)), JOINTS)
+    with pytest.raises(ValueError, match=r"shard 000001.tar .* is not the one in its hmrkit.json"):
+        ShardSet(folder)
+
+
+@pytest.mark.parametrize("where", ["manifest", "index"])
+def test_another_schema_is_refused(folder, where):
+    if where == "manifest":
+        text = (folder / "hmrkit.json").read_text()
+        (folder / "hmrkit.json").write_text(
+            text.replace('"schema_version": 1', '"schema_version": 9')
+        )
+    else:
+        path = index_path(folder / "000000.tar")
+        old = b'schema_version\\": 1'
+        assert path.read_bytes().count(old) == 1
+        path.write_bytes(path.read_bytes().replace(old, b'schema_version\\": 9'))
+    with pytest.raises(ValueError, match="has schema 9, this hmrkit reads 1"):
+        ShardSet(folder)
+
+
+def test_a_damaged_index_or_manifest_says_so(folder):
+    overwrite(index_path(folder / "000001.tar"), 0, b"\xff" * 64)
+    with pytest.raises(ValueError, match=r"index of shard .*000001.tar is damaged"):
+        ShardSet(folder)
+    (folder / "hmrkit.json").write_text("{")
+    with pytest.raises(ValueError, match=r"hmrkit.json is no hmrkit manifest"):
+        ShardSet(folder)
+
+
+def test_bad_records_survive_pickling():
+    bad = pickle.loads(pickle.dumps(BadRecord("a.tar", "k", "why", "image", 3)))
+    assert (bad.shard, bad.key, bad.reason, bad.kind, bad.number) == (
+        "a.tar",
+        "k",
+        "why",
+        "image",
+        3,
+    )
+    assert str(bad) == "a.tar: record 'k': why"
+
+
+def test_the_example_of_the_documentation_runs(tmp_path, monkeypatch):
+    text = (Path(__file__).parent.parent / "docs" / "shards.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "docs/shards.md", "exec"), {})
+    shards = ShardSet(tmp_path / "shards" / "mine", "mine")
+    assert len(shards) > 0
+    assert shards.read(0)["keypoints_img"].shape[-1] == 3
+
+
+def test_every_field_is_documented():
+    text = (Path(__file__).parent.parent / "docs" / "shards.md").read_text()
+    for name, (dtype, letters) in FIELDS.items():
+        shape = "(" + ", ".join(map(str, letters)) + ("," if len(letters) == 1 else "") + ")"
+        assert f"| `{name}` | `{shape}` {dtype} |" in text, name

@@ -1,0 +1,125 @@
+"""Time and memory of a method: ``python tools/bench.py model=hmr --batch 1 8 --threads 1``.
+
+Random weights, random images at the method's own input size, the free body. Prints the fastest and
+the median of the repeats, because other programs only ever make a measurement slower.
+"""
+
+import argparse
+import resource
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from omegaconf import OmegaConf
+
+from hmrkit.body import joints
+from hmrkit.checkpoints import build_module
+from hmrkit.configs import load_config
+from hmrkit.module import HMRModule
+from hmrkit.types import Batch
+
+
+def main() -> None:
+    """Read the command line, run, print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("overrides", nargs="+", help="of the config, such as model=hmr")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
+    parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument("--compile", action="store_true")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    module = make_module(arguments.overrides).to(arguments.device)
+    if arguments.channels_last:
+        module.to(memory_format=torch.channels_last)
+    if arguments.compile:
+        module.net.compile()
+    print(f"{'stage':<16} {'batch':>5} {'fastest ms/image':>17} {'median ms/image':>16} {'GB':>6}")
+    for size in arguments.batch:
+        batch = make_batch(module, size, arguments.device)
+        for name, run in stages(module, batch).items():
+            times = measure(run, arguments.repeats, arguments.device, arguments.bf16)
+            fastest, median = (1000 * t / size for t in (min(times), statistics.median(times)))
+            peak = peak_gb(arguments.device)
+            print(f"{name:<16} {size:>5} {fastest:>17.1f} {median:>16.1f} {peak:>6.2f}")
+
+
+def make_module(overrides: list[str]) -> HMRModule:
+    """The module of a config, with random weights."""
+    config = load_config("train", overrides)
+    nodes = {name: OmegaConf.to_container(config[name], resolve=True) for name in ("model", "body")}
+    return build_module(nodes)
+
+
+def make_batch(module: HMRModule, size: int, device: str) -> Batch:
+    """Random images of the network's size with the mean body as every label."""
+    body = module.body.mean_body(size)
+    num_joints = len(joints.names("all"))
+    has_label = torch.ones(size, dtype=torch.bool, device=device)
+    return {
+        "image": torch.randn(size, 3, *module.net.input_size, device=device),
+        "keypoints_crop": torch.rand(size, num_joints, 3, device=device),
+        "keypoints_world": torch.rand(size, num_joints, 4, device=device),
+        "body": body,
+        "has_pose": has_label,
+        "has_betas": has_label,
+    }
+
+
+def stages(module: HMRModule, batch: Batch) -> dict[str, Callable[[], None]]:
+    """What is measured: backbone, whole network, network with mesh, one training step."""
+    optimizer = module.configure_optimizers()
+    optimizer = (
+        optimizer if isinstance(optimizer, torch.optim.Optimizer) else optimizer["optimizer"]
+    )
+
+    def backbone() -> None:
+        module.eval()
+        with torch.no_grad():
+            module.net.backbone(batch["image"])
+
+    def forward() -> None:
+        module.eval()
+        with torch.no_grad():
+            module(batch)
+
+    def predict() -> None:
+        module.eval()
+        module.predict(batch)
+
+    def training_step() -> None:
+        module.train()
+        terms = module.loss(module(batch), batch, module.body)
+        optimizer.zero_grad(set_to_none=True)
+        torch.stack(list(terms.values())).sum().backward()
+        optimizer.step()
+
+    return {"backbone": backbone, "forward": forward, "predict": predict, "step": training_step}
+
+
+def measure(run: Callable[[], None], repeats: int, device: str, bf16: bool) -> list[float]:
+    """Seconds of each repeat, after two that are not counted."""
+    times = []
+    for _ in range(repeats + 2):
+        started = time.perf_counter()
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=bf16):
+            run()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - started)
+    return times[2:]
+
+
+def peak_gb(device: str) -> float:
+    """Peak memory so far: of the GPU, or of this process."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+if __name__ == "__main__":
+    main()
