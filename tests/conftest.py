@@ -21,9 +21,8 @@ def tiny_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("datasets")
     for split, (num, seed) in TINY.items():
         name = "quickstart" if split == "train" else f"quickstart_{split}"
-        config = load_config(
-            "train", ["experiment=quickstart", "run_dir=run", *tiny_sizes(), f"paths.datasets={folder}"]
-        )
+        where = ["run_dir=run", f"paths.datasets={folder}"]
+        config = load_config("train", ["experiment=quickstart", *tiny_sizes(), *where])
         node = to_plain(config.mix)[split]["quickstart"]
         assert node["synth"]["num"] == num, name
         assert node["synth"]["seed"] == seed, name

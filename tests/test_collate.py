@@ -125,13 +125,13 @@ def test_offsets_count_through_mixed_sizes():
     assert batch["person_of_view"].tolist() == [0, 1, 2, 3, 4, 5]
 
 
-def test_images_are_normalised_once_and_contiguous():
+def test_images_are_normalised_once_and_keep_channels_last():
     batch = collate([_crop(i) for i in range(2)])
     image = normalize_image(batch["image"])
     mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
     std = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
     torch.testing.assert_close(image, (batch["image"] / 255 - mean) / std)
-    assert image.is_contiguous()
+    assert image.is_contiguous(memory_format=torch.channels_last)
     assert batch["image"].dtype == torch.uint8
 
 

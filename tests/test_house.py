@@ -167,4 +167,5 @@ def test_importing_hmrkit_is_cheap_and_touches_nothing(tmp_path: Path):
 
 def test_sources_speak_of_the_field_alone():
     for path in [*FILES, *sorted((ROOT / "configs_hydra").rglob("*.yaml")), ROOT / "README.md"]:
-        assert not re.search(r"/work/|/tmp/|index-url|pypi\.org|\.\./shared", path.read_text()), path
+        text = path.read_text()
+        assert not re.search(r"/work/|/tmp/|index-url|pypi\.org|\.\./shared", text), path

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 
-
 Program = Callable[..., "subprocess.CompletedProcess[str]"]
 LAST = "runs/quickstart/checkpoints/last.ckpt"
 
@@ -139,9 +138,8 @@ def test_a_mistake_gets_one_message_before_any_work(
 def test_a_sweep_runs_every_job_in_its_own_folder(
     program: Program, tiny_overrides: list[str], tmp_path: Path
 ):
-    done = program(
-        "train", "-m", *tiny_overrides, "seed=1,2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"
-    )
+    launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    done = program("train", "-m", *tiny_overrides, "seed=1,2", *launcher)
     assert done.returncode == 0, done.stderr
     reports = sorted((tmp_path / "runs/sweeps/quickstart").glob("*/*/report.json"))
     assert [path.parent.name for path in reports] == ["0", "1"]

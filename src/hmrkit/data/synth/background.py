@@ -229,7 +229,7 @@ def draw_occluder(rng: np.random.Generator, image: np.ndarray, box_img: np.ndarr
         )
     else:
         if kind == 2:  # something long: a pole, a rail
-            radius = np.array([1.2 * max(size), 0.35 * radius[1] + 1])
+            radius = np.array([0.8 * max(size), 0.35 * radius[1] + 1])
         angle = rng.uniform(0, 180) if kind == 1 else rng.choice([0.0, 90.0]) + rng.normal(0, 12)
         corners = cv2.boxPoints((center.tolist(), (2 * radius).tolist(), float(angle)))
         cv2.fillConvexPoly(mask, corners.astype(np.int32), 1)
