@@ -1,7 +1,6 @@
 """The data module: one sequence of samples for any workers and ranks, resumed bit for bit."""
 
 import hashlib
-import logging
 import os
 import socket
 import subprocess
@@ -15,27 +14,11 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from hmrkit.data.bad import TooManyBadRecordsError
-from hmrkit.data.crops import Crops
 from hmrkit.data.datamodule import DataModule, num_cores
-from hmrkit.data.index import read_index
-from hmrkit.data.shards import write_manifest, write_shard
+from hmrkit.data.shards import write_shard
+from made_sources import Tagged, make_source
 
 STEPS = 12  # per epoch
-
-
-class Tagged:
-    """The real crop, and a random number that shows which augmentation was drawn."""
-
-    unit = "view"
-
-    def __init__(self):
-        self.crops = Crops(input_size=[16, 16])
-
-    def __call__(self, sample, view, rng):
-        cut = self.crops(sample, view, None)
-        draw = 0.0 if rng is None else rng.normal()
-        return {**cut, "betas": np.full((1, 10), draw, np.float32)}
 
 
 class Tiny(pl.LightningModule):
@@ -61,28 +44,6 @@ class Tiny(pl.LightningModule):
 
     def configure_optimizers(self):
         return torch.optim.Adam(self.parameters(), lr=1e-2)
-
-
-def make_source(folder, num, num_shards=2, people=1, seed=0):
-    rng = np.random.default_rng(seed)
-
-    def sample(i):
-        corner = rng.uniform(0, 5, (people, 2))
-        return {
-            "key": f"{folder.name}{i:04d}",
-            "images": [rng.integers(0, 255, (24, 24, 3), np.uint8)],
-            "image_of_view": np.zeros(people, np.int64),
-            "person_of_view": np.arange(people),
-            "box_img": np.hstack([corner, corner + 12]).astype(np.float32),
-            "betas": np.zeros((people, 10), np.float32),
-            "has_betas": np.ones(people, bool),
-        }
-
-    for shard, numbers in enumerate(np.array_split(np.arange(num), num_shards)):
-        samples = (sample(int(i)) for i in numbers)
-        write_shard(folder / f"{shard:06d}.tar", samples, "smpl24", image_format="png")
-    write_manifest(folder, folder.name, "crops", "smpl24", {}, "test")
-    return str(folder)
 
 
 @pytest.fixture(scope="module")
@@ -248,7 +209,7 @@ def test_workers_started_by_spawn_give_the_same_batches(sources, uninterrupted):
 TWO_RANKS = """
 import sys
 import torch
-from tests.test_datamodule import *
+from test_datamodule import *
 pl.seed_everything(0, workers=True, verbose=False)
 folder, a, b, v = sys.argv[1:]
 model = Tiny()
@@ -264,13 +225,12 @@ torch.save({"seen": model.seen, "val": val}, f"{folder}/{trainer.global_rank}.pt
 
 def test_two_processes_see_the_samples_of_one(sources, uninterrupted, tmp_path):
     """Also: validation with 21 records on two ranks, BatchNorm in the model, does not hang."""
-    root = Path(__file__).parent.parent
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     script = tmp_path / "two.py"
     script.write_text(TWO_RANKS)
-    environment = {**os.environ, "MASTER_PORT": str(port), "PYTHONPATH": str(root)}
+    environment = {**os.environ, "MASTER_PORT": str(port), "PYTHONPATH": str(Path(__file__).parent)}
     command = [sys.executable, str(script), str(tmp_path), *sources.values()]
     subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=120)
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
@@ -342,80 +302,6 @@ def test_persons_of_one_record_are_units_of_their_own(tmp_path):
     assert set(keys.values()) == {3}
     with pytest.raises(ValueError, match="no training source"):
         data.train_dataloader()
-
-
-# Bad data
-
-
-def damage(folder, keys):
-    for tar in Path(folder).glob("*.tar"):
-        index = read_index(tar)
-        for i, key in enumerate(index.keys):
-            if key in keys:
-                with tar.open("r+b") as file:
-                    file.seek(int(index.offset[index.first_member[i]]) + 20)
-                    file.write(b"\xff" * 8)
-
-
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_bad_records_are_replaced_counted_and_logged_once(tmp_path, caplog, num_workers):
-    path = make_source(tmp_path / "a", 60)
-    damage(path, {"a0003", "a0009"})
-    train = {"a": {"path": path}}
-    options = {"num_workers": num_workers, "steps_per_epoch": 30, "max_bad": 0.5}
-    data = DataModule(Tagged(), 4, train=train, val={}, test={}, **options)
-    data.setup("fit")
-    with caplog.at_level(logging.WARNING):
-        batches = list(data.train_dataloader())
-    assert all(len(batch["key"]) == 4 for batch in batches)
-    keys = {key for batch in batches for key in batch["key"]}
-    assert len(keys) == 58
-    assert keys.isdisjoint({"a0003", "a0009"})
-    assert data.num_bad >= 4  # two passes
-    assert data.bad_counts() == {("a", f"{path}/000000.tar", "checksum"): data.num_bad}
-    lines = [r.message for r in caplog.records if "bad record" in r.message]
-    assert len(lines) == 1
-    assert "source 'a'" in lines[0]
-    assert "000000.tar: " in lines[0]
-    assert "another CRC" in lines[0]
-    again = DataModule(Tagged(), 4, train=train, val={}, test={}, **options)
-    again.setup("fit")
-    assert [b["key"] for b in again.train_dataloader()] == [b["key"] for b in batches]
-
-
-@pytest.mark.parametrize("num_workers", [0, 1])
-def test_more_bad_records_than_allowed_stop_the_run_with_the_list(tmp_path, num_workers):
-    path = make_source(tmp_path / "a", 200)
-    damage(path, {f"a{i:04d}" for i in range(98, 101)})  # 1.5 %, in both shards
-    options = {"num_workers": num_workers, "steps_per_epoch": 50}
-    data = DataModule(Tagged(), 4, train={"a": {"path": path}}, val={}, test={}, **options)
-    data.setup("fit")
-    with pytest.raises(TooManyBadRecordsError, match=r"3 bad records .* max_bad=0.01") as caught:
-        list(data.train_dataloader())
-    assert "000000.tar: 2 checksum" in str(caught.value)
-    assert "000001.tar: 1 checksum" in str(caught.value)
-
-
-def test_a_bad_record_of_a_test_set_is_left_out_and_counted(tmp_path):
-    path = make_source(tmp_path / "a", 200)
-    damage(path, {"a0050"})
-    data = DataModule(Tagged(), 8, train={}, val={}, test={"a": {"path": path}}, num_workers=0)
-    data.setup("test")
-    (loader,) = data.test_dataloader()
-    indices = [i for batch in loader for i in batch["index"].tolist()]
-    assert indices == [i for i in range(200) if i != 50]
-    assert data.num_bad == 1
-
-
-def test_a_source_that_is_all_bad_stops_at_once(tmp_path):
-    path = make_source(tmp_path / "a", 30)
-    damage(path, {f"a{i:04d}" for i in range(30)})
-    data = DataModule(
-        Tagged(), 4, train={"a": {"path": path}}, val={}, test={}, num_workers=0, max_bad=1.0
-    )
-    data.setup("fit")
-    with pytest.raises(TooManyBadRecordsError, match=r"10 bad records in a row; last: .*CRC"):
-        next(iter(data.train_dataloader()))
 
 
 # Checks before the first step

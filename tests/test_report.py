@@ -106,11 +106,13 @@ def test_report_json_has_the_promised_layout(tmp_path):
     assert content["meta"]["nothing"] is None
 
 
-def test_means_are_over_finite_values_and_the_others_are_counted():
+def test_missing_labels_are_left_out_of_the_mean_but_a_failure_leaves_no_mean():
     rows = {"a": {"key": list("wxyz"), "pa_mpjpe": [10.0, np.nan, np.inf, 20.0]}}
     content = report.make_report(rows, {})
     metric = content["tests"]["a"]["metrics"]["pa_mpjpe"]
-    assert (metric["value"], metric["num_failed"], metric["num_unlabelled"]) == (15.0, 1, 1)
+    assert (metric["value"], metric["num_failed"], metric["num_unlabelled"]) == (None, 1, 1)
+    labelled = report.make_report({"a": {"pa_mpjpe": [10.0, np.nan, 20.0]}}, {})
+    assert labelled["tests"]["a"]["metrics"]["pa_mpjpe"]["value"] == 15.0
     assert metric["baseline"] is None
     assert "2 of 4, 1 FAILED" in report.format_table(content)
 

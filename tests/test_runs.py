@@ -65,6 +65,7 @@ def test_an_interrupted_run_resumes_to_the_weights_of_an_uninterrupted_one(
     program: Program, tiny_overrides: list[str], tmp_path: Path, stop: signal.Signals
 ):
     steps = [*tiny_overrides, "trainer.max_steps=40", "trainer.val_check_interval=20", "test=false"]
+    steps.append("model.net.dropout=0.5")
     whole = program("train", *steps, "name=whole")
     assert whole.returncode == 0, whole.stderr
 

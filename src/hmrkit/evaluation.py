@@ -19,7 +19,8 @@ class Protocol:
     Attributes:
         name: what people call it.
         joint_set: the joints of MPJPE and PA-MPJPE, a name of ``body/joints.py``.
-        root: names of the joints of ``joint_set`` whose mean is the origin of MPJPE and PVE.
+        root: names of the joints whose mean is the origin of MPJPE and PVE; they need not be in
+            ``joint_set`` (Human3.6M's 14 joints are scored about a pelvis that is none of them).
     """
 
     name: str
@@ -32,7 +33,13 @@ class Protocol:
                 f"protocol {self.name!r}: unknown joint set {self.joint_set!r}; "
                 f"known: {', '.join(sorted(joints.JOINT_SETS))}"
             )
-        joints.index(list(self.root), self.joint_set)
+        joints.index(list(self.root), self.measured_set)
+
+    @property
+    def measured_set(self) -> str:
+        """The joint set that holds the scored joints and the root."""
+        is_inside = set(self.root) <= set(joints.names(self.joint_set))
+        return self.joint_set if is_inside else "all"
 
 
 def label_mesh(batch: Batch, body_model: SMPL) -> Mesh:
@@ -58,20 +65,21 @@ def person_metrics(
     Returns:
         ``{"mpjpe": (P,), "pa_mpjpe": (P,), "pve": (P,)}``.
     """
-    names = joints.names(protocol.joint_set)
-    root = joints.index(list(protocol.root), protocol.joint_set)
+    measured = protocol.measured_set
+    scored = joints.index(list(joints.names(protocol.joint_set)), measured)
+    root = joints.index(list(protocol.root), measured)
     has_mesh = batch["has_pose"] & batch["has_betas"]
-    predicted = body_model.joints_from_mesh(mesh, protocol.joint_set)  # (P, K, 3)
-    posed = body_model.joints_from_mesh(labels, protocol.joint_set)
+    predicted = body_model.joints_from_mesh(mesh, measured)  # (P, K, 3)
+    posed = body_model.joints_from_mesh(labels, measured)
     posed = torch.cat([posed, torch.ones_like(posed[..., :1])], dim=-1)  # (P, K, 4)
-    given = batch["keypoints_world"][:, joints.index(list(names), "all")]
+    given = batch["keypoints_world"][:, joints.index(list(joints.names(measured)), "all")]
     target = torch.where(has_mesh[:, None, None], posed, given)
     predicted_root = predicted[:, root].mean(dim=1, keepdim=True)
     label_root = posed[:, root, :3].mean(dim=1, keepdim=True)
     pve = metrics.pve_mm(mesh.vertices - predicted_root, labels.vertices - label_root)
     return {
-        "mpjpe": metrics.mpjpe_mm(predicted, target, root),
-        "pa_mpjpe": metrics.pa_mpjpe_mm(predicted, target),
+        "mpjpe": metrics.mpjpe_mm(predicted, target, root, scored),
+        "pa_mpjpe": metrics.pa_mpjpe_mm(predicted, target, scored),
         "pve": torch.where(has_mesh, pve, torch.nan),
     }
 

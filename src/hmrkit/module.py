@@ -60,6 +60,12 @@ class HMRModule(pl.LightningModule):
             prediction = replace(prediction, mesh=self.body(prediction.body))
         return prediction
 
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Seed dropout by the step, so that a resumed run draws what an uninterrupted one draws."""
+        step = self.trainer.fit_loop.epoch_loop.total_batch_idx
+        key = [self.config.get("seed", 0), step, self.global_rank]
+        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Forward, weighted loss terms, one line in the log per term."""
         terms = self.loss(self(batch), batch, self.body)
@@ -69,6 +75,8 @@ class HMRModule(pl.LightningModule):
         for name, value in logged.items():  # means over the processes
             show = name == "loss"
             self.log(f"train/{name}", value.detach(), show, batch_size=size, sync_dist=True)
+        if bad := getattr(self.trainer.datamodule, "num_bad", 0):
+            self.log("data/bad", float(bad), prog_bar=True, batch_size=size)
         return total
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:

@@ -8,7 +8,8 @@ The rows of one test source are columns of equal length:
 - ``stage<i>_<metric>``: the error of refinement stage i, for methods that have stages.
 
 As in ``hmrkit.metrics``, NaN means that a person has no label for a metric and infinity that the
-prediction failed. Means are over the finite values; the others are counted and shown.
+prediction failed. Unlabelled persons are left out of a mean, a failure leaves no mean; both are
+counted and shown.
 """
 
 import json
@@ -187,10 +188,13 @@ def _metric_summary(table: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def _mean(values: Any) -> float | None:
-    """Mean over the finite values, None if there are none."""
+    """Mean over the labelled persons; None if there are none, or if a prediction failed.
+
+    A failure has no number, and leaving it out would reward failing.
+    """
     values = np.asarray(values, dtype=np.float64)
-    finite = values[np.isfinite(values)]
-    return float(finite.mean()) if len(finite) else None
+    labelled = values[~np.isnan(values)]
+    return float(labelled.mean()) if len(labelled) and np.isfinite(labelled).all() else None
 
 
 def _markdown(report: Mapping[str, Any]) -> str:

@@ -6,9 +6,10 @@ centre of the top-left pixel is (0, 0). Crop units: [-1, 1] over the network's i
 ``x_crop = 2 * x_px / width - 1`` (likewise y with the height).
 
 What has three dimensions belongs to a person and lives in the world; what has two belongs to a
-view. A single image is its own world (``world_to_camera`` is the identity); a calibrated rig shares
-one. Crops: I = O = P. Scenes: O = P, several per image. Rigs: O <= I * P. Motion: P only. The index
-vectors ``image_of_view`` and ``person_of_view`` say who is who.
+view. A single image is its own world: ``world_to_camera`` is the identity, or what takes an
+augmented crop's labels back to the camera. A calibrated rig shares one world. Crops: I = O = P.
+Scenes: O = P, several per image. Rigs: O <= I * P. Motion: P only. The index vectors
+``image_of_view`` and ``person_of_view`` say who is who.
 """
 
 from dataclasses import dataclass, field, fields

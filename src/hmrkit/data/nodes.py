@@ -1,10 +1,11 @@
 """A source node of a mix (``{path, weight, protocol, synth}``) -> an open, checked source."""
 
-import fcntl
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from hmrkit.body import joints
 from hmrkit.data.batches import Cut, num_units
@@ -102,8 +103,7 @@ def make_synthetic(name: str, folder: Path, options: Mapping[str, Any]) -> None:
     from hmrkit.data.synth.shards import make_shards
 
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_name(f".{folder.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
         try:
             make_shards(output=folder, **options)
         except ValueError as error:

@@ -9,7 +9,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from functools import partial
+from functools import cache, partial
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,11 +71,10 @@ def make_shards(
         ValueError: for a wrong option, or if the folder holds shards made with other options.
         RuntimeError: if a worker fails.
     """
-    data = _free_body_data() if body is None else body
     options = _options(
         num, seed, kind, image_size, recipe, records_per_shard, image_format, image_quality
     )
-    options["body"] = data.name
+    options["body"] = (body or _free_body_data()).name
     folder = Path(output)
     if _is_complete(folder, options):
         return read_manifest(folder)
@@ -83,10 +82,9 @@ def make_shards(
     todo = sum(len(indices) for _, indices in jobs)
     started = time.monotonic()
     if jobs:
-        studio = Studio(FastBody(data))
         num_workers = min(num_cores() if workers is None else workers, len(jobs))
         with tqdm(total=num, initial=num - todo, unit=_UNITS[kind], desc=folder.name) as bar:
-            make = partial(_make_shard, studio, options)
+            make = partial(_make_shard, body, options)
             if num_workers > 1:
                 run_workers(make, jobs, num_workers, bar)
             else:
@@ -116,6 +114,16 @@ def _free_body_data() -> "BodyData":
     from hmrkit.body.free import free_body_data
 
     return free_body_data()
+
+
+@cache
+def _free_studio() -> Studio:
+    return Studio(FastBody(_free_body_data()))
+
+
+def _studio(body: "BodyData | None") -> Studio:
+    """Made by the worker that uses it: little goes through the pipe that starts a process."""
+    return _free_studio() if body is None else Studio(FastBody(body))
 
 
 def _options(
@@ -221,10 +229,11 @@ def _records(studio: Studio, options: dict[str, Any], indices: range) -> Iterato
 
 
 def _make_shard(
-    studio: Studio, options: dict[str, Any], job: tuple[Path, range], advance: Any
+    body: "BodyData | None", options: dict[str, Any], job: tuple[Path, range], advance: Any
 ) -> None:
     """Write one shard; calls ``advance(1)`` per record."""
     path, indices = job
+    studio = _studio(body)
 
     def counted() -> Iterator[Sample]:
         for sample in _records(studio, options, indices):
