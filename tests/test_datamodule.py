@@ -14,7 +14,8 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from hmrkit.data.datamodule import DataModule, num_cores
+from hmrkit.data.datamodule import DataModule, auto_workers
+from hmrkit.data.machine import num_cores
 from hmrkit.data.shards import write_shard
 from made_sources import Tagged, make_source
 
@@ -383,9 +384,10 @@ def test_synthetic_sources_are_made_once_and_never_mixed_up(tmp_path):
         prepare(5)
 
 
-def test_auto_workers_leave_a_core_for_the_training(sources, monkeypatch):
+@pytest.mark.parametrize(
+    ("is_cpu", "expected"),
+    [(False, {1: 0, 2: 1, 6: 5, 64: 8}), (True, {1: 0, 2: 1, 6: 2, 64: 8})],
+)
+def test_auto_workers_leave_cores_for_the_training(is_cpu, expected):
+    assert {cores: auto_workers(cores, is_cpu) for cores in expected} == expected
     assert num_cores() >= 1
-    data = make_data(sources, num_workers="auto")
-    for cores, workers in ((1, 0), (2, 1), (6, 5), (64, 8)):
-        monkeypatch.setattr("hmrkit.data.datamodule.num_cores", lambda cores=cores: cores)
-        assert data._num_workers() == workers

@@ -134,6 +134,7 @@ def test_a_mistake_gets_one_message_before_any_work(
         assert word in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "datasets").exists()
+    assert not (tmp_path / "nowhere").exists()
 
 
 def test_a_sweep_runs_every_job_in_its_own_folder(

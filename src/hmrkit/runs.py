@@ -19,7 +19,8 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from hmrkit import configs, report
 from hmrkit.checkpoints import build_module, load_checkpoint
-from hmrkit.data.datamodule import DataModule, num_cores
+from hmrkit.data.datamodule import DataModule, auto_workers
+from hmrkit.data.machine import num_cores
 from hmrkit.evaluation import Protocol
 from hmrkit.module import HMRModule
 
@@ -74,12 +75,12 @@ def fit_and_test(config: DictConfig) -> dict[str, float]:
     """
     folder = Path(config.run_dir)
     checkpoint = _starting_point(folder, config.resume, config.overwrite)
-    _set_threads(config.threads)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     plain = configs.to_plain(config)
     datamodule = build_datamodule(plain)
     module = build_module(plain)
     trainer = build_trainer(config, folder)
+    _set_threads(config.threads, trainer, config.data.num_workers)
     datamodule.prepare_data()  # every source, also those of the test: what is wrong shows now
     datamodule.setup()
     if config.compile:
@@ -111,7 +112,6 @@ def test_checkpoint(config: DictConfig) -> dict[str, float]:
     path = Path(config.checkpoint)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}: give checkpoint=<file.ckpt>")
-    _set_threads(config.threads)
     module = load_checkpoint(path)
     chosen = {k: configs.to_plain(config[k]) for k in ("data", "mix") if config.get(k)}
     datamodule = build_datamodule({**module.config, **chosen})
@@ -128,6 +128,7 @@ def _test(
     """Run the test loop, then write and print the report (rank zero)."""
     folder = Path(config.run_dir)
     trainer = build_trainer(config, folder, is_test=True)
+    _set_threads(config.threads, trainer, datamodule.num_workers)
     started = time.perf_counter()
     trainer.test(module, datamodule, verbose=False)
     timing = {**timing, "test_s": round(time.perf_counter() - started, 1)}
@@ -223,9 +224,13 @@ def _save_config(config: DictConfig, folder: Path) -> None:
     OmegaConf.save(config, folder / "config.yaml", resolve=True)
 
 
-def _set_threads(threads: int | str) -> None:
-    """``auto``: one thread per core that this process may use."""
-    torch.set_num_threads(num_cores() if threads == "auto" else int(threads))
+def _set_threads(threads: int | str, trainer: pl.Trainer, workers: int | str) -> None:
+    """``auto``: what the loader's workers leave of the cores of this process."""
+    if threads == "auto":
+        cores = num_cores() // max(1, trainer.num_devices)
+        is_cpu = trainer.strategy.root_device.type == "cpu"
+        threads = cores - (auto_workers(cores, is_cpu) if workers == "auto" else int(workers))
+    torch.set_num_threads(max(1, int(threads)))
 
 
 def _precision(precision: str | int) -> str | int:

@@ -1,7 +1,6 @@
 """Shards in, batches out: the one LightningDataModule, for every cut and every mix."""
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from hmrkit.data.batches import (
     start_worker,
 )
 from hmrkit.data.collate import normalize_image
+from hmrkit.data.machine import num_cores
 from hmrkit.data.mix import Mix, MixSource
 from hmrkit.data.nodes import Node, check_node, make_synthetic, open_local, open_remote
 from hmrkit.data.shards import ShardSet
@@ -47,8 +47,7 @@ class DataModule(pl.LightningDataModule):
             the options of ``hmrkit.data.synth.shards.make_shards``, which makes the folder.
         val: likewise, without weights; every unit of every source once.
         test: likewise.
-        num_workers: worker processes per training process; "auto" = one core less than this
-            process has, at most 8.
+        num_workers: worker processes per training process; "auto" = ``auto_workers``.
         seed: of order and augmentation.
         steps_per_epoch: None = so many that an epoch draws as many units as the sources have.
         max_bad: fraction of a source's records that may be unusable; more stops the run.
@@ -132,10 +131,14 @@ class DataModule(pl.LightningDataModule):
 
     def prepare_data(self) -> None:
         """Make the shards of ``synth`` sources that have none (on one process per machine)."""
-        for split in self._splits(None):
-            for name, node in self.nodes[split].items():
-                if node.get("synth") is not None:
-                    make_synthetic(name, Path(node["path"]), node["synth"])
+        splits = self._splits(None)
+        nodes = [(split, *item) for split in splits for item in self.nodes[split].items()]
+        for split, name, node in nodes:
+            if node.get("synth") is None and not is_remote(node["path"]):
+                self._open(name, node, split)  # what is missing shows before anything is made
+        for _, name, node in nodes:
+            if node.get("synth") is not None:
+                make_synthetic(name, Path(node["path"]), node["synth"])
 
     def setup(self, stage: str | None = None) -> None:
         """Open the sources of a stage and check them, so that errors come before the first step."""
@@ -282,8 +285,10 @@ class DataModule(pl.LightningDataModule):
     def _num_workers(self) -> int:
         if self.num_workers != "auto":
             return int(self.num_workers)
-        local = 1 if self.trainer is None else max(1, self.trainer.num_devices)
-        return max(0, min(8, num_cores() // local - 1))
+        if self.trainer is None:
+            return auto_workers(num_cores(), is_cpu=True)
+        cores = num_cores() // max(1, self.trainer.num_devices)
+        return auto_workers(cores, self.trainer.strategy.root_device.type == "cpu")
 
     def _counters(
         self, sources: Mapping[str, Any], units: Sequence[int], workers: int
@@ -325,16 +330,13 @@ class DataModule(pl.LightningDataModule):
         )
 
 
-def num_cores() -> int:
-    """Return the cores that this process may use: its affinity, less a container's quota."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    quota = Path("/sys/fs/cgroup/cpu.max")
-    if quota.is_file():
-        limit, period = quota.read_text().split()
-        if limit != "max":
-            cores = min(cores, max(1, int(limit) // int(period)))
-    return cores
+def auto_workers(cores: int, is_cpu: bool) -> int:
+    """Worker processes of one training process that has so many cores to itself.
+
+    On a GPU all cores but one prepare samples. On a CPU the network needs the most of them: a third
+    of the cores feeds it.
+    """
+    return min(cores // 3 if is_cpu and cores > 2 else cores - 1, 8)
 
 
 def _zero() -> int:

@@ -7,6 +7,7 @@ neither the number of workers nor an interruption changes a byte. A folder in th
 
 import json
 import logging
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from functools import cache, partial
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from hmrkit.data.index import read_index, write_atomically
+from hmrkit.data.machine import num_cores
 from hmrkit.data.manifest import MANIFEST, read_manifest, write_manifest
 from hmrkit.data.shards import write_shard
 from hmrkit.data.synth.cast import Studio
@@ -24,7 +26,7 @@ from hmrkit.data.synth.generate import KINDS, draw_record
 from hmrkit.data.synth.people import FastBody
 from hmrkit.data.synth.recipe import Recipe, to_recipe
 from hmrkit.data.synth.records import JOINT_SET
-from hmrkit.data.synth.workers import num_cores, run_workers
+from hmrkit.data.synth.workers import run_workers
 from hmrkit.types import Sample
 
 if TYPE_CHECKING:
@@ -83,7 +85,15 @@ def make_shards(
     started = time.monotonic()
     if jobs:
         num_workers = min(num_cores() if workers is None else workers, len(jobs))
-        with tqdm(total=num, initial=num - todo, unit=_UNITS[kind], desc=folder.name) as bar:
+        interval = 0.1 if sys.stderr.isatty() else 10.0  # a log file needs few lines
+        with tqdm(
+            total=num,
+            initial=num - todo,
+            unit=_UNITS[kind],
+            desc=folder.name,
+            mininterval=interval,
+            maxinterval=interval,
+        ) as bar:
             make = partial(_make_shard, body, options)
             if num_workers > 1:
                 run_workers(make, jobs, num_workers, bar)

@@ -12,11 +12,6 @@ import cv2
 from tqdm import tqdm
 
 
-def num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def run_workers(
     make: Callable[[Any, Callable[[int], None]], None], jobs: Sequence[Any], num: int, bar: tqdm
 ) -> None:
