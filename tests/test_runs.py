@@ -104,6 +104,11 @@ def test_a_second_run_of_one_name_is_refused_and_loses_nothing(
     assert "Traceback" not in again.stderr
     after = weights(tmp_path / LAST)
     assert all(torch.equal(before[name], after[name]) for name in before)
+    replaced = program("train", *tiny_overrides, "test=false", "seed=2", "overwrite=true")
+    assert replaced.returncode == 0, replaced.stderr
+    after = weights(tmp_path / LAST)
+    assert not all(torch.equal(before[name], after[name]) for name in before)
+    assert len(list((tmp_path / LAST).parent.iterdir())) == 2
 
 
 @pytest.mark.parametrize(

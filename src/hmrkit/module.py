@@ -149,12 +149,12 @@ class HMRModule(pl.LightningModule):
         for name, accumulator in self.means.items():
             if name.startswith(f"{split}/"):
                 for metric, value in accumulator.compute().items():
-                    self.log(f"{name}/{metric}", value, sync_dist=False)
+                    self.log(f"{name}/{metric}", value, sync_dist=True)  # equal on all already
                     overall.setdefault(metric, []).append(value)
                 accumulator.reset()
         for metric, values in overall.items():
             mean = torch.stack(values).nanmean()
-            self.log(f"{split}/{metric}", mean, prog_bar=metric == "pa_mpjpe", sync_dist=False)
+            self.log(f"{split}/{metric}", mean, prog_bar=metric == "pa_mpjpe", sync_dist=True)
 
 
 def _image_of_person(batch: Batch) -> np.ndarray:

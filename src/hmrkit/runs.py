@@ -5,6 +5,7 @@ import hashlib
 import importlib.metadata
 import logging
 import platform
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from hmrkit import configs, report
@@ -161,6 +163,7 @@ def _gather_rows(module: HMRModule) -> dict[str, dict[str, np.ndarray]]:
 def _pictures(module: HMRModule, datamodule: Any, rows: dict, num: int) -> list[tuple]:
     """Overlays of the worst, median and best persons of every test source."""
     pictures = []
+    module.eval()
     for source, columns in rows.items():
         for group, picked in report.pick_samples(columns["pa_mpjpe"], num).items():
             for row in picked:
@@ -206,8 +209,13 @@ def _curves(folder: Path) -> list[dict[str, float]]:
 
 def _starting_point(folder: Path, resume: bool, overwrite: bool) -> str | None:
     """The checkpoint to continue from, or None for a fresh start."""
+    if resume and overwrite:
+        raise ValueError("resume=true continues a run, overwrite=true replaces it: give one of them")
     checkpoints = sorted((folder / "checkpoints").glob("*.ckpt"), key=lambda p: p.stat().st_mtime)
-    if not checkpoints or overwrite:
+    if overwrite and rank_zero_only.rank == 0:
+        for part in ("checkpoints", "csv", "tensorboard"):
+            shutil.rmtree(folder / part, ignore_errors=True)
+    if overwrite or not checkpoints:
         if resume:
             log.info("resume=true: no checkpoint in %s yet, starting at step 0", folder)
         return None
