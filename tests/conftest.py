@@ -47,7 +47,7 @@ def tiny_overrides(tiny_shards: Path) -> list[str]:
         "model.net.backbone.width=4",
         "data.batch_size=8",
         "data.num_workers=0",
-        "trainer.max_steps=6",
+        "trainer.max_steps=7",
         "trainer.val_check_interval=3",
         "trainer.log_every_n_steps=1",
         "trainer.precision=32-true",

@@ -95,9 +95,10 @@ def fit_and_test(config: DictConfig) -> dict[str, float]:
         log.warning("stopped by SIGTERM at step %d; continue with resume=true", trainer.global_step)
         raise SystemExit(143) from error
     timing = {"training_s": round(time.perf_counter() - started, 1)}
+    last = folder / "checkpoints" / "last.ckpt"
+    trainer.save_checkpoint(last)  # the callback saves every n steps, which the end need not be
     metrics = {k: float(v) for k, v in trainer.callback_metrics.items()}
-    if config.test and not trainer.interrupted:
-        last = folder / "checkpoints" / "last.ckpt"
+    if config.test:
         metrics |= _test(config, module, datamodule, last, timing)
     return metrics
 
@@ -210,7 +211,9 @@ def _curves(folder: Path) -> list[dict[str, float]]:
 def _starting_point(folder: Path, resume: bool, overwrite: bool) -> str | None:
     """The checkpoint to continue from, or None for a fresh start."""
     if resume and overwrite:
-        raise ValueError("resume=true continues a run, overwrite=true replaces it: give one of them")
+        raise ValueError(
+            "resume=true continues a run, overwrite=true replaces it: give one of them"
+        )
     checkpoints = sorted((folder / "checkpoints").glob("*.ckpt"), key=lambda p: p.stat().st_mtime)
     if overwrite and rank_zero_only.rank == 0:
         for part in ("checkpoints", "csv", "tensorboard"):
