@@ -202,3 +202,11 @@ def test_the_command_converts_and_a_wrong_file_ends_it_with_one_message(content,
     assert "checkpoint of hmrkit already" in failed.stderr
     assert "Traceback" not in failed.stderr
     assert not (tmp_path / "no.ckpt").exists()
+
+
+def test_a_config_that_names_foreign_code_is_refused(tmp_path):
+    config = {"model": {"net": {"_target_": "subprocess.call", "args": ["true"]}}, "body": {}}
+    content = {"state_dict": {}, "hyper_parameters": {"config": config}}
+    torch.save(content, tmp_path / "hostile.ckpt")
+    with pytest.raises(ValueError, match=r"subprocess\.call.*trusted"):
+        load_checkpoint(tmp_path / "hostile.ckpt")

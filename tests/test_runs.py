@@ -200,3 +200,27 @@ def test_two_processes_train_like_one_with_twice_the_batch(
 def losses(run: Path) -> list[float]:
     lines = csv.DictReader((run / "csv/version_0/metrics.csv").open(newline=""))
     return [float(line["train/loss"]) for line in lines if line["train/loss"]]
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over(
+    program: Program, tiny_overrides: list[str], tmp_path: Path
+):
+    assert program("train", *tiny_overrides, "test=false").returncode == 0
+    (tmp_path / LAST).write_bytes((tmp_path / LAST).read_bytes()[:5000])
+    done = program("train", *tiny_overrides, "test=false", "resume=true")
+    assert done.returncode == 0, done.stderr
+    assert "trying the checkpoint before it" in done.stderr + done.stdout
+    assert weights(tmp_path / LAST)
+
+
+def test_a_body_that_the_labels_do_not_describe_is_refused(
+    program: Program, tiny_overrides: list[str], tmp_path: Path
+):
+    from hmrkit.body.free import write_smplx_pickle
+
+    (tmp_path / "models").mkdir()
+    write_smplx_pickle(tmp_path / "models/SMPL_NEUTRAL.pkl")
+    done = program("train", *tiny_overrides, "body=smpl", "body.folder=models")
+    assert done.returncode == 2
+    assert "body=free" in done.stderr
+    assert "Traceback" not in done.stderr

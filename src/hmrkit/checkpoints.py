@@ -27,6 +27,8 @@ from hmrkit.module import HMRModule
 
 log = logging.getLogger(__name__)
 
+_TRUSTED = ("hmrkit.", "torch.nn.", "torch.optim.")
+
 _NODES = ("model", "body", "data", "mix")  # of the config: enough to build, evaluate and show
 
 
@@ -49,8 +51,17 @@ def build_module(config: dict[str, Any], body: SMPL | None = None) -> HMRModule:
     )
 
 
-def load_checkpoint(path: str | Path) -> HMRModule:
+def load_checkpoint(
+    path: str | Path,
+    changes: Mapping[str, Any] | None = None,
+    trusted: Sequence[str] = (),
+) -> HMRModule:
     """One of our checkpoints as a module in eval mode, on the CPU.
+
+    Args:
+        path: a ``.ckpt`` of ``hmrkit.train`` or ``hmrkit.convert``.
+        changes: merged into the stored config, such as ``{"body": {"folder": ...}}``.
+        trusted: packages, beside hmrkit and torch, whose classes the stored config may name.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -63,9 +74,29 @@ def load_checkpoint(path: str | Path) -> HMRModule:
             f"{path} is not a checkpoint of hmrkit; if it is the authors' own, convert it first: "
             f"python -m hmrkit.convert model=<method> checkpoint={path} output=<new file>.ckpt"
         )
+    config = configs.merge(config, changes or {})
+    for node in ("model", "body", "data"):
+        _check_targets(config.get(node), (*_TRUSTED, *(f"{name}." for name in trusted)), path)
     module = build_module(config)
     _load_strictly(module, content["state_dict"], (), str(path))
     return module.eval()
+
+
+def _check_targets(node: Any, trusted: Sequence[str], path: str | Path) -> None:
+    """Refuse a stored config that names code from elsewhere: building it would run that code."""
+    if isinstance(node, list):
+        node = dict(enumerate(node))
+    if not isinstance(node, dict):
+        return
+    target = node.get("_target_")
+    if target is not None and not str(target).startswith(tuple(trusted)):
+        package = str(target).split(".")[0]
+        raise ValueError(
+            f"{path} wants to run {target!r}, which is no part of hmrkit; if you know the file and "
+            f"that package, allow it with trusted=[{package}]"
+        )
+    for child in node.values():
+        _check_targets(child, trusted, path)
 
 
 def save_checkpoint(module: HMRModule, path: str | Path) -> None:
@@ -163,7 +194,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"{path} holds a {refused[1]} object, which is code and not data; it was not loaded. "
             "Save the file again with tensors, numbers, strings, lists and dicts only"
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise ValueError(f"{path} is not a checkpoint, or is damaged: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}; a checkpoint is a dict")

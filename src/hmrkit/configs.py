@@ -47,14 +47,22 @@ def to_plain(config: DictConfig) -> dict[str, Any]:
     return plain  # type: ignore[return-value]
 
 
+def merge(config: dict[str, Any], changes: Any) -> dict[str, Any]:
+    """A plain config with others' values over its own, node by node."""
+    merged = OmegaConf.to_container(OmegaConf.merge(config, changes), resolve=True)
+    assert isinstance(merged, dict)
+    return merged  # type: ignore[return-value]
+
+
 def run(name: str, task: Callable[[DictConfig], Any]) -> Any:
     """Run ``task`` as a Hydra program: compose, check the overrides, then call.
 
-    User errors (``ValueError``, ``FileNotFoundError``) end the program with their message alone and
-    exit code 2; ``HYDRA_FULL_ERROR=1`` shows the traceback as well.
+    User errors (``ValueError``, ``OSError``) end the program with their message alone and exit code
+    2; ``HYDRA_FULL_ERROR=1`` shows the traceback as well.
     """
     has_flags = any(argument.startswith("-") for argument in sys.argv[1:])
-    if not has_flags:  # sweeps, --help and --config-dir compose in ways that only Hydra knows
+    is_plain = not has_flags and not any("hydra.searchpath" in a for a in sys.argv[1:])
+    if is_plain:  # sweeps, --help and other folders of configs: only Hydra knows how they compose
         problem = _override_problem(name, sys.argv[1:])
         if problem:
             _stop(problem)
@@ -63,18 +71,24 @@ def run(name: str, task: Callable[[DictConfig], Any]) -> Any:
     def guarded(config: DictConfig) -> Any:
         try:
             return task(config)
-        except (ValueError, FileNotFoundError, InstantiationException) as error:
+        except Exception as error:
             if isinstance(error, InstantiationException):  # Hydra wraps what a constructor raises
                 cause = error.__cause__
-                if not isinstance(cause, ValueError | FileNotFoundError):
-                    raise
-                error = cause
+                error = cause if isinstance(cause, ValueError | OSError) else error
+            if not _is_for_users(error):
+                raise
             is_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
             if is_sweep or os.environ.get("HYDRA_FULL_ERROR") == "1":
                 raise
             _stop(f"{error}\n(HYDRA_FULL_ERROR=1 shows where)")
 
     return hydra.main(version_base="1.3", config_path=config_dir(), config_name=name)(guarded)()
+
+
+def _is_for_users(error: BaseException) -> bool:
+    """Errors whose message says all; Lightning's by name, importing it here would take seconds."""
+    is_ours = isinstance(error, ValueError | OSError | InstantiationException)
+    return is_ours or type(error).__name__ == "MisconfigurationException"
 
 
 def _stop(message: str) -> NoReturn:
@@ -89,7 +103,7 @@ def _override_problem(name: str, overrides: list[str]) -> str | None:
         defaults = load_config(name, [o for o in overrides if not _is_value(o)])
         known = _keys(defaults)
         config = load_config(name, overrides)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         return _explain(str(error), overrides, known)
     for key in config:
         if OmegaConf.is_missing(config, key):

@@ -16,8 +16,7 @@ def evaluate(config: DictConfig) -> float | None:
     """
     from hmrkit import runs
 
-    metrics = runs.test_checkpoint(config)
-    return metrics.get(config.optimized_metric) if config.optimized_metric else None
+    return runs.metric(runs.test_checkpoint(config), config.optimized_metric)
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from hmrkit import configs, report
-from hmrkit.checkpoints import build_module, load_checkpoint
+from hmrkit.checkpoints import build_module, load_checkpoint, read_checkpoint
 from hmrkit.data.datamodule import DataModule, auto_workers
 from hmrkit.data.machine import num_cores
 from hmrkit.evaluation import Protocol
@@ -42,7 +42,10 @@ def build_datamodule(config: Mapping[str, Any]) -> DataModule:
     maps = {split: mix.get(split) or {} for split in ("train", "val", "test")}
     datamodule = instantiate(config["data"], **maps, _convert_="all", _recursive_=True)
     for name in [*datamodule.val_names, *datamodule.test_names]:
-        Protocol(**datamodule.protocol(name))
+        try:
+            Protocol(**datamodule.protocol(name))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"source {name!r}: {error}") from error
     return datamodule
 
 
@@ -54,11 +57,12 @@ def build_trainer(config: DictConfig, folder: Path, is_test: bool = False) -> pl
         folder: of the run.
         is_test: compute in float32 and keep no log, so that numbers do not depend on the machine.
     """
-    loggers = {} if is_test else config.logger
+    loggers = {} if is_test else config.get("logger") or {}
+    callbacks = config.get("callbacks") or {}
     return instantiate(
         config.trainer,
-        precision="32-true" if is_test else _precision(config.trainer.precision),
-        callbacks=[instantiate(node) for node in config.callbacks.values() if node is not None],
+        precision="32-true" if is_test else _precision(config.trainer),
+        callbacks=[instantiate(node) for node in callbacks.values() if node is not None],
         logger=[instantiate(node) for node in loggers.values() if node is not None],
         default_root_dir=str(folder),
     )
@@ -85,6 +89,7 @@ def fit_and_test(config: DictConfig) -> dict[str, float]:
     _set_threads(config.threads, trainer, config.data.num_workers)
     datamodule.prepare_data()  # every source, also those of the test: what is wrong shows now
     datamodule.setup()
+    _check_bodies(datamodule, module)
     if config.compile:
         module.net.compile()
     _save_config(config, folder)
@@ -115,9 +120,13 @@ def test_checkpoint(config: DictConfig) -> dict[str, float]:
     path = Path(config.checkpoint)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}: give checkpoint=<file.ckpt>")
-    module = load_checkpoint(path)
-    chosen = {k: configs.to_plain(config[k]) for k in ("data", "mix") if config.get(k)}
-    datamodule = build_datamodule({**module.config, **chosen})
+    changes = {"body": config.body, "data": config.data}
+    module = load_checkpoint(path, changes, config.trusted)
+    mix = {"mix": configs.to_plain(config.mix)} if config.get("mix") else {}
+    datamodule = build_datamodule(configs.merge(module.config, changes) | mix)
+    datamodule.prepare_data()
+    datamodule.setup("test")
+    _check_bodies(datamodule, module)
     return _test(config, module, datamodule, path, {})
 
 
@@ -168,10 +177,12 @@ def _pictures(module: HMRModule, datamodule: Any, rows: dict, num: int) -> list[
     for source, columns in rows.items():
         for group, picked in report.pick_samples(columns["pa_mpjpe"], num).items():
             for row in picked:
-                batch = datamodule.test_batch(source, [int(columns["index"][row])])
+                unit = columns["index"][row]
+                person = int((columns["index"][:row] == unit).sum())  # of a unit with several
+                batch = datamodule.test_batch(source, [int(unit)])
                 batch = module.transfer_batch_to_device(batch, module.device, 0)
                 prediction = module.predict(batch)
-                picture = report.sample_picture(batch, prediction, module.body, 0)
+                picture = report.sample_picture(batch, prediction, module.body, person)
                 caption = f"{columns['key'][row]}: PA-MPJPE {columns['pa_mpjpe'][row]:.0f} mm"
                 pictures.append((group, source, caption, picture))
     return pictures
@@ -190,6 +201,7 @@ def _meta(
         "body": module.body.name,
         "protocols": {name: datamodule.protocol(name)["name"] for name in datamodule.test_names},
         "config": module.config,
+        "skipped_records": {" ".join(k): n for k, n in datamodule.bad_counts().items()},
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in packages},
         "num_parameters": sum(p.numel() for p in module.net.parameters()),
@@ -227,7 +239,33 @@ def _starting_point(folder: Path, resume: bool, overwrite: bool) -> str | None:
             f"{folder} already holds a run ({checkpoints[-1].name}): continue it with resume=true, "
             "give the new run another name with name=..., or replace it with overwrite=true"
         )
-    return str(checkpoints[-1])
+    for path in reversed(checkpoints):
+        try:
+            read_checkpoint(path)
+        except ValueError as error:
+            log.warning("%s; trying the checkpoint before it", error)
+        else:
+            return str(path)
+    raise ValueError(f"no checkpoint in {folder} can be read: start again with overwrite=true")
+
+
+def _check_bodies(datamodule: DataModule, module: HMRModule) -> None:
+    """Refuse made-up people whose labels are parameters of another body than the run's."""
+    for sources in datamodule.sources.values():
+        for name, source in sources.items():
+            made_with = (source.manifest or {}).get("options", {}).get("body")
+            if made_with not in (None, module.body.name):
+                raise ValueError(
+                    f"source {name!r} is labelled with poses and shapes of the body {made_with!r}, "
+                    f"which mean nothing to {module.body.name!r}: choose another mix, or body=free"
+                )
+
+
+def metric(metrics: dict[str, float], name: str | None) -> float | None:
+    """The metric that a sweep minimises; None, with a warning, if this run has no such one."""
+    if name is not None and name not in metrics:
+        log.warning("optimized_metric=%s: this run has %s", name, ", ".join(sorted(metrics)))
+    return metrics.get(name) if name else None
 
 
 def _save_config(config: DictConfig, folder: Path) -> None:
@@ -244,11 +282,11 @@ def _set_threads(threads: int | str, trainer: pl.Trainer, workers: int | str) ->
     torch.set_num_threads(max(1, int(threads)))
 
 
-def _precision(precision: str | int) -> str | int:
-    """``auto``: bfloat16 autocast where the machine computes it natively, float32 elsewhere."""
-    if precision != "auto":
-        return precision
-    if torch.cuda.is_available():
+def _precision(trainer: DictConfig) -> str | int:
+    """``auto``: bfloat16 autocast where the device computes it natively, float32 elsewhere."""
+    if trainer.precision != "auto":
+        return trainer.precision
+    if torch.cuda.is_available() and trainer.accelerator != "cpu":
         is_native = torch.cuda.get_device_capability()[0] >= 8
     else:
         is_native = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()  # not in every torch

@@ -16,8 +16,7 @@ def train(config: DictConfig) -> float | None:
     """
     from hmrkit import runs
 
-    metrics = runs.fit_and_test(config)
-    return metrics.get(config.optimized_metric) if config.optimized_metric else None
+    return runs.metric(runs.fit_and_test(config), config.optimized_metric)
 
 
 def main() -> None:

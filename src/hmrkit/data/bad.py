@@ -14,7 +14,7 @@ MESSAGE_BYTES = 200
 MAX_LIST = 20  # lines of the list in an error
 
 
-class TooManyBadRecordsError(RuntimeError):
+class TooManyBadRecordsError(ValueError):
     """More than ``max_bad`` of a source is unusable; the message lists where."""
 
 

@@ -24,6 +24,10 @@ def check_node(name: str, node: Node) -> None:
     Raises:
         ValueError: naming the source and what is wrong.
     """
+    if not isinstance(node, Mapping):
+        raise ValueError(
+            f"source {name!r} is {node!r}: take it away with ~mix.<map>.{name} instead"
+        )
     unknown = sorted(set(node) - set(NODE_KEYS))
     if unknown or not node.get("path"):
         problem = f"unknown keys {unknown}" if unknown else "no `path`"
@@ -106,5 +110,5 @@ def make_synthetic(name: str, folder: Path, options: Mapping[str, Any]) -> None:
     with FileLock(folder.with_name(f".{folder.name}.lock")):
         try:
             make_shards(output=folder, **options)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise ValueError(f"source {name!r}: {error}") from error

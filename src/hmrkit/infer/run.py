@@ -112,7 +112,10 @@ def _load(checkpoint: Path, device: str) -> tuple[Any, Callable]:
     if device == "auto":
         has_mps = torch.backends.mps.is_available()
         device = "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
-    module = load_checkpoint(checkpoint).to(device).eval()
+    try:
+        module = load_checkpoint(checkpoint).to(device).eval()
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device={device} cannot be used here: {error}") from error
     # Nothing is augmented, and the boxes are given: none is made from labelled joints.
     node = module.config["data"]["cut"]
     cut = instantiate(node | {key: None for key in ("augment", "box_joints") if key in node})

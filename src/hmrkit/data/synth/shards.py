@@ -157,6 +157,12 @@ def _options(
         raise ValueError(f"image_size={image_size!r}: expected a side or [height, width], px")
     if kind == "crops" and len(set(size)) > 1:
         raise ValueError(f"image_size={size}: crops are square, give one number")
+    if image_format not in ("jpg", "png"):
+        raise ValueError(f"image_format={image_format!r}: expected jpg or png")
+    if not 1 <= image_quality <= 100:
+        raise ValueError(f"image_quality={image_quality!r}: expected 1 to 100")
+    if records_per_shard is not None and records_per_shard < 1:
+        raise ValueError(f"records_per_shard={records_per_shard!r}: expected 1 or more, or null")
     if records_per_shard is None:
         records_per_shard = min(max(ceil(num / 16), 32), 1000)
     return {
