@@ -80,3 +80,12 @@ def damage(folder, keys):
                 with tar.open("r+b") as file:
                     file.seek(int(index.offset[index.first_member[i]]) + 20)
                     file.write(b"\xff" * 8)
+
+
+def make_rigs(folder: Path) -> Path:
+    """Two shards of five records, two people in two images each."""
+    for shard in range(2):
+        samples = (make_sample(5 * shard + i, 2, 2) for i in range(5))
+        write_shard(folder / f"{shard:06d}.tar", samples, JOINTS, image_format="png")
+    write_manifest(folder, "made", "rigs", JOINTS, {"num": 10}, "a test")
+    return folder

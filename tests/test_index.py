@@ -9,19 +9,13 @@ import webdataset
 
 from hmrkit.data.index import index_folder, index_path, index_shard, read_index
 from hmrkit.data.record import BadRecord
-from hmrkit.data.shards import ShardSet, read_manifest, write_manifest, write_shard
-from made_sources import JOINTS, make_sample
+from hmrkit.data.shards import ShardSet, read_manifest, write_shard
+from made_sources import JOINTS, make_rigs, make_sample
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two shards of five records, two people in two images each."""
-    folder = tmp_path / "set"
-    for shard in range(2):
-        samples = (make_sample(5 * shard + i, 2, 2) for i in range(5))
-        write_shard(folder / f"{shard:06d}.tar", samples, JOINTS, image_format="png")
-    write_manifest(folder, "made", "rigs", JOINTS, {"num": 10}, "a test")
-    return folder
+    return make_rigs(tmp_path / "set")
 
 
 def member_offset(folder, record, extension):

@@ -21,18 +21,12 @@ from hmrkit.data.shards import (
     write_manifest,
     write_shard,
 )
-from made_sources import JOINTS, make_sample
+from made_sources import JOINTS, make_rigs, make_sample
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two shards of five records, two people in two images each."""
-    folder = tmp_path / "set"
-    for shard in range(2):
-        samples = (make_sample(5 * shard + i, 2, 2) for i in range(5))
-        write_shard(folder / f"{shard:06d}.tar", samples, JOINTS, image_format="png")
-    write_manifest(folder, "made", "rigs", JOINTS, {"num": 10}, "a test")
-    return folder
+    return make_rigs(tmp_path / "set")
 
 
 def test_a_record_comes_back_bit_for_bit(folder):

@@ -40,7 +40,7 @@ def build_datamodule(config: Mapping[str, Any]) -> DataModule:
     """
     mix = config["mix"]
     maps = {split: mix.get(split) or {} for split in ("train", "val", "test")}
-    datamodule = instantiate(config["data"], **maps, _convert_="all", _recursive_=True)
+    datamodule = instantiate(config["data"], **maps, _convert_="all")
     for name in [*datamodule.val_names, *datamodule.test_names]:
         try:
             Protocol(**datamodule.protocol(name))

@@ -102,7 +102,7 @@ def _numbers(report: Mapping[str, Any]) -> str:
             protocol = test["protocol"] or "-"
             lines.append([source, metric.title, *numbers, ratio, entry["unit"], samples, protocol])
     note = (
-        '<p class="soft">Means over people who have the label and whose prediction did not fail. '
+        '<p class="soft">Means over people who have the label; a failed prediction leaves no mean. '
         "“Mean pose” is the error of the mean pose and shape on the same people: what a network "
         "scores that has learnt nothing.</p>"
     )
