@@ -1,7 +1,7 @@
 """What the demo does: check everything cheap, load the checkpoint, then picture by picture."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ def demo_pictures(config: DictConfig) -> dict[str, str]:
     """
     plan = make_plan(config)
     output = Path(config.run_dir)
-    module, cut = _load(Path(config.checkpoint), config.device)
+    module, cut = _load(Path(config.checkpoint), config.device, config.trusted)
     skipped = dict(plan.skipped)
     for name, boxes_img in plan.boxes_img.items():
         path = plan.images[name]
@@ -102,7 +102,7 @@ def make_plan(config: DictConfig) -> Plan:
     return Plan(images, {name: b for name, b in found.items() if len(b)}, skipped)
 
 
-def _load(checkpoint: Path, device: str) -> tuple[Any, Callable]:
+def _load(checkpoint: Path, device: str, trusted: Sequence[str]) -> tuple[Any, Callable]:
     """The module in eval mode on its device, and the crop it was trained on."""
     import torch
     from hydra.utils import instantiate
@@ -113,7 +113,7 @@ def _load(checkpoint: Path, device: str) -> tuple[Any, Callable]:
         has_mps = torch.backends.mps.is_available()
         device = "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
     try:
-        module = load_checkpoint(checkpoint).to(device).eval()
+        module = load_checkpoint(checkpoint, trusted=trusted).to(device).eval()
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device={device} cannot be used here: {error}") from error
     # Nothing is augmented, and the boxes are given: none is made from labelled joints.
