@@ -4,10 +4,12 @@ import pytest
 from hmrkit.body import joints
 
 
-def test_the_superset_holds_the_four_label_sets_in_order():
+def test_the_superset_holds_every_other_set_and_starts_with_the_label_sets_in_order():
     parts = [joints.names(s) for s in ("smpl24", "openpose25", "spin24", "h36m17")]
-    assert joints.names("all") == tuple(name for part in parts for name in part)
-    assert len(joints.names("all")) == 90
+    landmarks = joints.names("smpl45")[24:]
+    assert joints.names("all") == tuple(n for part in [*parts, landmarks] for n in part)
+    for joint_set in joints.JOINT_SETS:
+        assert (joints.mapping("all", joint_set) >= 0).all(), joint_set
 
 
 @pytest.mark.parametrize("joint_set", sorted(joints.JOINT_SETS))

@@ -250,14 +250,14 @@ def test_another_schema_is_refused(folder, where):
     if where == "manifest":
         text = (folder / "hmrkit.json").read_text()
         (folder / "hmrkit.json").write_text(
-            text.replace('"schema_version": 1', '"schema_version": 9')
+            text.replace('"schema_version": 2', '"schema_version": 9')
         )
     else:
         path = index_path(folder / "000000.tar")
-        old = b'schema_version\\": 1'
+        old = b'schema_version\\": 2'
         assert path.read_bytes().count(old) == 1
         path.write_bytes(path.read_bytes().replace(old, b'schema_version\\": 9'))
-    with pytest.raises(ValueError, match="has schema 9, this hmrkit reads 1"):
+    with pytest.raises(ValueError, match="has schema 9, this hmrkit reads 2"):
         ShardSet(folder)
 
 

@@ -45,6 +45,7 @@ class Sample(TypedDict, total=False):
     has_betas: np.ndarray  # (P,) bool
     gender: np.ndarray  # (P,) int64: -1 unknown or neutral, 0 male, 1 female
     is_self_intersecting: np.ndarray  # (P,) bool
+    time_s: np.ndarray  # (P,) float32, from the start of the clip; NaN if unknown
     # added by the cuts (data/crops.py, scenes.py, multiview.py)
     input_image: np.ndarray  # (I, H, W, 3) uint8, the network's input
     input_size: np.ndarray  # (I, 2) int64 height, width of the valid part of input_image
@@ -95,6 +96,7 @@ class Batch(TypedDict, total=False):
     body: Body  # labels
     has_pose: Tensor  # (P,) bool
     has_betas: Tensor  # (P,) bool
+    has_transl: Tensor  # (P,) bool
     gender: Tensor  # (P,) int64
 
 

@@ -31,6 +31,10 @@ _COCO17 = (
     "right_elbow left_wrist right_wrist left_hip right_hip left_knee right_knee left_ankle "
     "right_ankle"
 )
+_MPII16 = (  # as SPIN maps them: the upper neck is the neck of LSP
+    "right_ankle right_knee right_hip left_hip left_knee left_ankle pelvis thorax neck head_top "
+    "right_wrist right_elbow right_shoulder left_shoulder left_elbow left_wrist"
+)
 _SMPL24 = (
     "pelvis left_hip right_hip spine1 left_knee right_knee spine2 left_ankle right_ankle spine3 "
     "left_foot right_foot neck left_collar right_collar head left_shoulder right_shoulder "
@@ -78,11 +82,13 @@ def _all_sets() -> dict[str, tuple[str, ...]]:
         "openpose25": openpose25,
         "spin24": spin24,
         "spin49": openpose25 + spin24,
+        "spin44": openpose25 + spin24[:19],  # 4D-Humans, TokenHMR
         "h36m17": h36m17,
         "h36m14": _prefixed("h36m", _LSP14),  # the evaluation joints of 3DPW and Human3.6M
         "lsp14": _prefixed("spin", _LSP14),
         "coco17": _prefixed("spin", _COCO17),
-        "all": smpl24 + openpose25 + spin24 + h36m17,  # the superset of Batch
+        "mpii16": _prefixed("spin", _MPII16),
+        "all": smpl24 + openpose25 + spin24 + h36m17 + tuple(LANDMARKS),  # the superset of Batch
     }
 
 
@@ -245,7 +251,9 @@ def skeleton(joint_set: str) -> list[tuple[int, int]]:
     }
     parts = {
         "spin49": ("openpose25", "spin24"),
-        "all": ("smpl24", "openpose25", "spin24", "h36m17"),
+        "spin44": ("openpose25", "lsp14"),
+        "mpii16": ("lsp14",),
+        "all": ("smpl45", "openpose25", "spin24", "h36m17"),
     }.get(joint_set, (joint_set,))
     joint_names = names(joint_set)
     pairs = [pair for part in parts for pair in edges[part]()]

@@ -7,8 +7,9 @@ what is listed below; anything else is refused by name before it is even looked 
 
 import pickle
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -95,35 +96,44 @@ _CALLABLES: dict[str, Callable] = {
 
 
 class _Unpickler(pickle.Unpickler):
+    extra: Mapping[str, Callable] = MappingProxyType({})
+
     def find_class(self, module: str, name: str) -> Any:
         full = f"{module}.{name}"
+        if full in self.extra:
+            found = self.extra[full]
+            return found if isinstance(found, type) else _Function(found)
         if full in _RECORDS:
             return type(name, (Record,), {"kind": full})
         if full in _CALLABLES:
             found = _CALLABLES[full]
             return found if isinstance(found, type) else _Function(found)
-        raise _RefusedError(f"{full}, which no body model needs")
+        raise _RefusedError(f"{full}, which no such file needs")
 
 
-def load_pickle(file: BinaryIO, path: Path) -> Any:
+def load_pickle(file: BinaryIO, path: Path, extra: Mapping[str, Callable] | None = None) -> Any:
     """Whatever the pickle holds, with foreign objects as ``Record``.
 
     Args:
         file: open at the pickle's first byte.
         path: for messages.
+        extra: what else this kind of file may call, by the full name it asks for; classes must be
+            inert (``Record``), functions must not run what they are given.
 
     Raises:
         ValueError: if the pickle asks for anything that is not on the list above, or is damaged.
     """
     try:
-        return _Unpickler(file, encoding="latin1").load()
+        unpickler = _Unpickler(file, encoding="latin1")
+        unpickler.extra = extra or {}
+        return unpickler.load()
     except _RefusedError as error:
         raise ValueError(
             f"{path} is refused, nothing in it was run: it holds {error}. Use the file as it is "
             "distributed, or an npz of its arrays"
         ) from error
     except Exception as error:  # a damaged pickle can fail in any way
-        raise ValueError(f"{path} is damaged or not a body model: {error!r}") from error
+        raise ValueError(f"{path} is damaged or not what it should be: {error!r}") from error
 
 
 def to_array(value: Any) -> np.ndarray:

@@ -67,6 +67,7 @@ def _persons(samples: Sequence[Sample], num_persons: Sequence[int]) -> Batch:
             transl=torch.from_numpy(_filled(joined["transl"])),
         ),
         "keypoints_world": _keypoints(samples, "keypoints_world", num_persons, owners),
+        "has_transl": torch.from_numpy(np.isfinite(joined["transl"]).all(axis=1)),
         **{name: torch.from_numpy(joined[name]) for name in ("has_pose", "has_betas", "gender")},
     }
 

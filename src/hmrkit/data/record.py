@@ -17,7 +17,7 @@ import simplejpeg
 from hmrkit.body import joints
 from hmrkit.types import Sample
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 LABELS = "labels.safetensors"
 IMAGE_FORMATS = ("jpg", "png")
 KEY_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,72}")  # a dot would split the key, a slash the file
@@ -40,6 +40,7 @@ FIELDS: dict[str, tuple[str, tuple[str | int, ...]]] = {
     "has_betas": ("bool", ("P",)),
     "gender": ("int64", ("P",)),
     "is_self_intersecting": ("bool", ("P",)),
+    "time_s": ("float32", ("P",)),
 }
 _DTYPES = {"F32": np.float32, "I64": np.int64, "BOOL": np.bool_}
 _STRINGS = ("key", "source", "joint_set")
@@ -175,6 +176,7 @@ def labels_present(sample: Sample) -> dict[str, int]:
         "betas": sample["has_betas"].sum(),
         "transl": np.isfinite(sample["transl"]).all(1).sum(),
         "gender": (sample["gender"] >= 0).sum(),
+        "time_s": np.isfinite(sample["time_s"]).sum(),
     }
     return {name: int(count) for name, count in counts.items()}
 

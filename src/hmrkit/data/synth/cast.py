@@ -32,7 +32,7 @@ class Cast:
     transl: np.ndarray  # (P, 3) m
     pelvis_rest: np.ndarray  # (P, 3) m, what the root turns about
     vertices: np.ndarray  # (P, V, 3) float32 m
-    keypoints: np.ndarray  # (P, 90, 3) float32 m, joint set "all"
+    keypoints: np.ndarray  # (P, K, 3) float32 m, joint set "all"
     normals: np.ndarray  # (P, V, 3) float32
     looks: list[Look]
     is_self_intersecting: np.ndarray  # (P,) bool

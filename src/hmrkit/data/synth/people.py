@@ -19,7 +19,7 @@ class Posed(NamedTuple):
     """Result of ``FastBody.pose`` for P people."""
 
     vertices: np.ndarray  # (P, V, 3) float32 m
-    keypoints: np.ndarray  # (P, 90, 3) float32 m, joint set "all"
+    keypoints: np.ndarray  # (P, K, 3) float32 m, joint set "all"
     skinning: np.ndarray  # (P, V, 3, 3) float32, what turns a rest-pose direction at each vertex
     bones: np.ndarray  # (P, 24, 3, 4) float32, what moves rest-pose points with each bone
 

@@ -1,0 +1,77 @@
+"""The neutral, male and female body of a folder, and joints of people of any gender."""
+
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from hmrkit.body.files import smpl_body
+from hmrkit.body.smpl import SMPL
+from hmrkit.geometry.rotations import axis_angle_to_rotmat
+from hmrkit.types import Body
+
+_GENDERS = {-1: "neutral", 0: "male", 1: "female"}
+
+
+class GenderedBodies:
+    """Licensed bodies by gender, each read from its file when it is first asked for.
+
+    Args:
+        folder: of the body files (``smpl_body``); the joint regressors lie beside them.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def __getstate__(self) -> dict[str, Path]:
+        """Leave the bodies behind: every process reads its own."""
+        return {"folder": self.folder}
+
+    def __getitem__(self, gender: int) -> SMPL:
+        """The body of a gender: -1 neutral, 0 male, 1 female.
+
+        Raises:
+            FileNotFoundError: naming the file that is missing.
+            ValueError: if a file is not what it should be.
+        """
+        if gender not in self._read:
+            self._read[gender] = smpl_body(self.folder, _GENDERS[gender])
+        return self._read[gender]
+
+    @cached_property
+    def _read(self) -> dict[int, SMPL]:
+        return {}
+
+    def joints(
+        self,
+        pose: np.ndarray,
+        betas: np.ndarray,
+        transl: np.ndarray,
+        gender: np.ndarray,
+        joint_set: str,
+    ) -> np.ndarray:
+        """Joints (P, K, 3) float32, metres, of people with their own bodies.
+
+        Args:
+            pose: (P, 24, 3) axis-angle.
+            betas: (P, 10).
+            transl: (P, 3) SMPL's translation, metres.
+            gender: (P,) -1 neutral, 0 male, 1 female.
+            joint_set: a name of ``body/joints.py``.
+        """
+        points: np.ndarray | None = None
+        for one in np.unique(gender).tolist():
+            rows = np.flatnonzero(gender == one)
+            rotmat = axis_angle_to_rotmat(torch.from_numpy(pose[rows].astype(np.float32)))
+            shape, place = (torch.from_numpy(x[rows].astype(np.float32)) for x in (betas, transl))
+            with torch.no_grad():
+                found = (
+                    self[one]
+                    .joints(Body(rotmat[:, 0], rotmat[:, 1:], shape, place), joint_set)
+                    .numpy()
+                )
+            if points is None:
+                points = np.zeros((len(gender), *found.shape[1:]), np.float32)
+            points[rows] = found
+        return np.zeros((0, 0, 3), np.float32) if points is None else points
