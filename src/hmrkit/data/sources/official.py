@@ -186,7 +186,7 @@ def place_joints(values: np.ndarray, given: str, joint_set: str) -> np.ndarray:
 
 
 def absent_to_nan(keypoints: np.ndarray) -> np.ndarray:
-    """Coordinates NaN where the confidence (last of the last axis) is 0 or below, which becomes 0."""
+    """Coordinates NaN where the confidence is 0 or below; it becomes 0."""
     keypoints = np.array(keypoints, np.float32)
     is_absent = ~(keypoints[..., -1] > 0)
     keypoints[is_absent] = np.nan
