@@ -1,4 +1,4 @@
-"""A source node of a mix (``{path, weight, protocol, synth}``) -> an open, checked source."""
+"""A source node of a mix (its ``path`` and what is known of it) -> an open, checked source."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from hmrkit.data.stream import RemoteStream, is_remote
 
 log = logging.getLogger(__name__)
 
-NODE_KEYS = ("path", "weight", "protocol", "synth")
+NODE_KEYS = ("name", "path", "weight", "protocol", "synth", "prepare", "in_place")
 Node = Mapping[str, Any]
 
 
