@@ -12,7 +12,8 @@ import os
 import pickle
 import pkgutil
 import re
-from collections.abc import Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -159,9 +160,14 @@ def convert_official(
     for name in options:
         if name not in known:
             raise ValueError(f"{method} has no option {name!r}; it has {', '.join(known)}")
-    official = read_checkpoint(path)
-    if "hyper_parameters" in official:
+    inert = getattr(converter, "INERT", {})
+    official = read_checkpoint(path, inert)
+    if "config" in _plain(official.get("hyper_parameters")):
         raise ValueError(f"{path} is a checkpoint of hmrkit already: use it as it is")
+    for name in getattr(converter, "FILES", ()):
+        if options.get(name) is None:
+            raise ValueError(f"{method} needs a second file: give {name}=<path of {name}.pth>")
+        options[name] = read_checkpoint(options[name], inert)
     state, needed = converter.convert(official, **options)
     config = copy.deepcopy(config)
     for key, value in needed.items():
@@ -175,8 +181,27 @@ def convert_official(
     return module.eval()
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
+def _plain(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+class Inert:
+    """What is left of an object in a checkpoint whose class is not loaded."""
+
+    def __init__(self, *args: Any) -> None:
+        self.args = args
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+def read_checkpoint(path: str | Path, inert: Collection[str] = ()) -> dict[str, Any]:
     """What a file made by ``torch.save`` holds: tensors and plain containers only.
+
+    Args:
+        path: of the file.
+        inert: full names of classes that may occur in it; their objects become ``Inert``, or dicts
+            where the class is one. Neither is code.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -185,7 +210,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([(_shell(name), name) for name in inert]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         refused = re.search(r"GLOBAL (\S+)", str(error))
         if refused is None:
@@ -199,6 +225,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}; a checkpoint is a dict")
     return content
+
+
+def _shell(name: str) -> type:
+    return OrderedDict if name == "yacs.config.CfgNode" else Inert
 
 
 def _converter(method: str) -> Any:

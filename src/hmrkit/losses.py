@@ -62,3 +62,30 @@ def keypoints3d_loss(
 def scale_penalty(scale: Tensor) -> Tensor:
     """Mean of exp(-10 s)^2 over (O,) weak-perspective scales; keeps bodies in front (SPIN)."""
     return (-10 * scale).exp().square().mean()
+
+
+def side_l1(pred_crop: Tensor, target_crop: Tensor) -> Tensor:
+    """L1 distance (O, K) of points in crop units, in shares of the crop's side (4D-Humans).
+
+    Args:
+        pred_crop: (O, K, 2).
+        target_crop: (O, K, 3), the last entry is left alone.
+    """
+    return (pred_crop - target_crop[..., :2]).abs().sum(dim=-1) / 2
+
+
+def root_relative_l1(pred: Tensor, target: Tensor, root: int) -> Tensor:
+    """L1 distance (P, K) of joints after each side's root has become the origin.
+
+    Args:
+        pred: (P, K, 3) metres.
+        target: (P, K, 4) metres and confidence, which is left alone.
+        root: position of the root joint.
+    """
+    target = target[..., :3]
+    return ((pred - pred[:, root, None]) - (target - target[:, root, None])).abs().sum(dim=-1)
+
+
+def squared_distance(pred: Tensor, target: Tensor) -> Tensor:
+    """Sum of squared differences (P,) over everything but the first dimension."""
+    return (pred - target).square().flatten(1).sum(dim=1)

@@ -1,0 +1,176 @@
+"""Dense correspondences: which part of the surface a pixel shows (I) and where on it (U, V).
+
+Targets are drawn from a body's own mesh, as the authors do with DensePose's atlas: 24 charts cover
+the surface, vertices on a seam exist once per chart. One call draws a whole batch on its device,
+without a loop over samples, faces or pixels.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import scipy.io
+import torch
+from torch import Tensor, nn
+
+from hmrkit.body.smpl import SMPL
+
+# Parts 0 (background) to 24 that make up the 15 coarse ones (authors' grouping).
+COARSE = (
+    (0,), (1, 2), (3,), (4,), (5,), (6,), (7, 9), (8, 10), (11, 13), (12, 14), (15, 17), (16, 18),
+    (19, 21), (20, 22), (23, 24),
+)  # fmt: skip
+
+
+@dataclass
+class Atlas:
+    """Charts of a body's surface; A atlas vertices, F faces."""
+
+    vertex: np.ndarray  # (A,) int64, the body's vertex that each atlas vertex is
+    faces: np.ndarray  # (F, 3) int64, atlas vertices
+    part: np.ndarray  # (F,) int64, 1 to 24
+    uv: np.ndarray  # (A, 2) float32 in [0, 1]
+
+
+def densepose_atlas(path: str | Path) -> Atlas:
+    """SMPL's atlas from DensePose's ``UV_Processed.mat``.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not that file.
+    """
+    needed = ("All_vertices", "All_Faces", "All_FaceIndices", "All_U_norm", "All_V_norm")
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no {path}: UV_Processed.mat is in DensePose's UV data")
+    content = scipy.io.loadmat(path)
+    missing = [name for name in needed if name not in content]
+    if missing:
+        raise ValueError(f"{path} has no {', '.join(missing)}: it is not UV_Processed.mat")
+    vertex, faces, part, u, v = (np.asarray(content[name]) for name in needed)
+    return Atlas(
+        vertex.ravel().astype(np.int64) - 1,
+        faces.astype(np.int64) - 1,
+        part.ravel().astype(np.int64),
+        np.stack([u.ravel(), v.ravel()], axis=1).astype(np.float32),
+    )
+
+
+def own_atlas(body_model: SMPL) -> Atlas:
+    """The atlas that a body brings along (the free body): every corner of a face is a vertex.
+
+    Raises:
+        ValueError: if it has none.
+    """
+    if "part_of_face" not in body_model.extras:
+        raise ValueError(
+            f"the body {body_model.name!r} has no atlas: give model.loss.atlas=<UV_Processed.mat> "
+            "for SMPL, or set the dense terms of the loss to 0"
+        )
+    faces = body_model.faces.cpu().numpy()
+    return Atlas(
+        faces.ravel(),
+        np.arange(faces.size).reshape(faces.shape),
+        body_model.extras["part_of_face"].astype(np.int64),
+        body_model.extras["uv_of_corner"].reshape(-1, 2).astype(np.float32),
+    )
+
+
+class IUVRenderer(nn.Module):
+    """Draws an atlas on posed bodies.
+
+    Args:
+        atlas: of the body.
+        size_hw: height and width of the pictures, px.
+    """
+
+    def __init__(self, atlas: Atlas, size_hw: tuple[int, int]) -> None:
+        super().__init__()
+        self.size_hw = size_hw
+        for name in ("vertex", "faces", "part", "uv"):
+            value = torch.from_numpy(getattr(atlas, name))
+            self.register_buffer(name, value, persistent=False)
+
+    @torch.no_grad()
+    def forward(self, vertices_cam: Tensor, intrinsics_crop: Tensor) -> Tensor:
+        """IUV pictures (P, 3, h, w): part / 24, U, V; background 0.
+
+        Args:
+            vertices_cam: (P, V, 3) metres in the camera's frame.
+            intrinsics_crop: (P, 3, 3) camera metres to crop units.
+        """
+        points = vertices_cam[:, self.vertex].float()  # (P, A, 3)
+        face, weight = rasterize(points, self.faces, intrinsics_crop.float(), self.size_hw)
+        is_hit = face >= 0  # (P, h, w)
+        corner = self.faces[face.clamp(min=0)]  # (P, h, w, 3)
+        uv = (self.uv[corner] * weight[..., None]).sum(dim=-2)  # (P, h, w, 2)
+        part = self.part[face.clamp(min=0)].float() / 24
+        picture = torch.cat([part[..., None], uv], dim=-1) * is_hit[..., None]
+        return picture.permute(0, 3, 1, 2)
+
+
+def rasterize(
+    points_cam: Tensor, faces: Tensor, intrinsics_crop: Tensor, size_hw: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """The nearest face at every pixel centre of a batch of pictures, back faces included.
+
+    Args:
+        points_cam: (P, A, 3) metres, in front of the camera; other faces vanish.
+        faces: (F, 3).
+        intrinsics_crop: (P, 3, 3) camera metres to crop units, [-1, 1] over the picture.
+        size_hw: height and width, px.
+
+    Returns:
+        Face (P, h, w) int64, -1 where there is none, and the perspective-correct weights
+        (P, h, w, 3) of its corners.
+    """
+    height, width = size_hw
+    rays = points_cam @ intrinsics_crop.transpose(-1, -2)
+    size = points_cam.new_tensor([width, height])
+    screen = (rays[..., :2] / rays[..., 2:] + 1) / 2 * size - 0.5  # px, centres are integers
+    corners, depth = screen[:, faces], points_cam[..., 2][:, faces]  # (P, F, 3, 2), (P, F, 3)
+    pair_face, pair_pixel = _pairs(corners, depth, height, width)
+    corners, depth = corners.flatten(0, 1)[pair_face], depth.flatten(0, 1)[pair_face]
+    y, x = pair_pixel // width % height, pair_pixel % width
+    edge = _edges(corners - torch.stack([x, y], dim=-1)[:, None])  # (N, 3)
+    area = edge.sum(dim=1, keepdim=True)
+    weight = edge / area  # on the screen
+    is_inside = (weight > 0).all(dim=1) & (area[:, 0] != 0)
+    pair_face, pair_pixel, weight = (t[is_inside] for t in (pair_face, pair_pixel, weight))
+    over_z = weight / depth[is_inside]
+    nearness = over_z.sum(dim=1)  # 1 / z, (N,)
+    num = len(points_cam) * height * width
+    best = nearness.new_zeros(num).scatter_reduce_(0, pair_pixel, nearness, "amax")
+    is_best = nearness == best[pair_pixel]
+    pixel, index = pair_pixel[is_best], pair_face[is_best]
+    face = torch.full((num,), -1, dtype=torch.int64, device=best.device)
+    face.scatter_reduce_(0, pixel, index, "amax")  # of equally near ones the last
+    is_chosen = face[pixel] == index
+    weights = points_cam.new_zeros(num, 3)
+    weights[pixel[is_chosen]] = (over_z / nearness[:, None])[is_best][is_chosen]
+    face = torch.where(face >= 0, face % len(faces), face)
+    return face.view(-1, height, width), weights.view(-1, height, width, 3)
+
+
+def _pairs(corners: Tensor, depth: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Faces (of the whole batch) and the pixels (of the whole batch) in their boxes, (N,) each."""
+    low = corners.amin(dim=2).ceil()
+    high = corners.amax(dim=2).floor()
+    limit = low.new_tensor([width - 1, height - 1])
+    is_usable = (depth > 0).all(dim=-1) & torch.isfinite(corners).all(dim=(-1, -2))
+    low, high = (torch.where(is_usable[..., None], t, -1.0) for t in (low, high))
+    low, high = low.clamp(min=0).minimum(limit + 1), high.clamp(min=-1).minimum(limit)
+    extent = (high - low + 1).clamp(min=0).long().flatten(0, 1)  # (P * F, 2)
+    count = extent.prod(dim=1)
+    face = torch.repeat_interleave(count)
+    local = torch.arange(len(face), device=face.device) - (count.cumsum(0) - count)[face]
+    first = low.long().flatten(0, 1)[face]
+    x = first[:, 0] + local % extent[face, 0]
+    y = first[:, 1] + local // extent[face, 0]
+    sample = face // corners.shape[1]
+    return face, (sample * height + y) * width + x
+
+
+def _edges(relative: Tensor) -> Tensor:
+    """Twice the signed areas (N, 3) that the origin spans with each edge; relative (N, 3, 2)."""
+    following, after = relative.roll(-1, dims=1), relative.roll(-2, dims=1)
+    return following[..., 0] * after[..., 1] - following[..., 1] * after[..., 0]
