@@ -133,7 +133,9 @@ def test_colours_are_scaled_clipped_and_truncated():
 
 
 def test_draws_follow_the_recipe():
-    augment = Augment(shift_std=0.02, shift_max=0.02, extreme_crop_probability=0.1)
+    augment = Augment(
+        shift_std=0.02, shift_max=0.02, extreme_crop_probability=0.1, extreme_crop_level=0
+    )
     rng = np.random.default_rng(0)
     draws = [augment.draw(rng) for _ in range(4000)]
     turned = np.array([d.rotation_deg for d in draws if d.rotation_deg != 0])
@@ -150,6 +152,7 @@ def test_draws_follow_the_recipe():
     assert abs(np.corrcoef(gains.T)[0, 1]) < 0.05  # per channel
     assert np.abs([d.shift for d in draws]).max() == 0.02
     assert abs(np.mean([d.extreme_crop is not None for d in draws]) - 0.1) < 0.02
+    assert {d.extreme_crop_level for d in draws} == {0}
 
 
 def test_equal_generators_draw_equally():
@@ -159,44 +162,71 @@ def test_equal_generators_draw_equally():
 
 
 @pytest.mark.parametrize(
-    ("extreme_crop", "inside", "outside"),
+    ("draw", "level", "inside", "outside"),
     [
-        (0.01, "right_wrist", "left_ankle"),  # upper body
-        (0.25, "head", "left_hand"),  # head
-        (0.50, "right_hand", "left_shoulder"),  # right arm
-        (0.95, "left_foot", "head"),  # left leg
+        (0.01, 1, "right_wrist", "left_ankle"),  # to the hips
+        (0.25, 1, "right_shoulder", "left_elbow"),  # to the shoulders
+        (0.35, 1, "head", "left_shoulder"),  # head
+        (0.45, 1, "left_hip", "left_wrist"),  # torso
+        (0.55, 1, "right_hand", "left_shoulder"),  # right arm
+        (0.65, 1, "left_hand", "right_shoulder"),  # left arm
+        (0.75, 1, "right_foot", "left_shoulder"),  # legs
+        (0.85, 1, "right_foot", "head"),  # right leg
+        (0.95, 1, "left_foot", "head"),  # left leg
+        (0.65, 0, "right_wrist", "left_ankle"),  # to the hips
+        (0.85, 0, "right_shoulder", "left_elbow"),  # to the shoulders
+        (0.95, 0, "head", "left_shoulder"),  # head
     ],
 )
-def test_an_extreme_crop_shows_one_region(extreme_crop, inside, outside):
+def test_an_extreme_crop_shows_one_region(draw, level, inside, outside):
     names = joints.names("smpl24")
     keypoints = _standing_person()
-    center, side = extreme_region(keypoints, "smpl24", extreme_crop, 1.0, 1.2)
+    center, side = extreme_region(keypoints, "smpl24", draw, level)
     offset = np.abs(keypoints[:, :2] - center).max(axis=1)
     assert offset[names.index(inside)] < side / 2
     assert offset[names.index(outside)] > side / 2
 
 
-def test_an_extreme_crop_of_a_person_without_legs_stays_above_the_hips():
+@pytest.mark.parametrize("level", [0, 1])
+def test_an_extreme_crop_of_a_person_without_legs_stays_above_the_hips(level):
     keypoints = _standing_person()
     low = [i for i, n in enumerate(joints.names("smpl24")) if n.split("_")[-1] in ("knee", "ankle")]
     keypoints[low, 2] = 0
     hip = keypoints[joints.index("left_hip", "smpl24"), 1]
-    for extreme_crop in np.linspace(0, 0.999, 15):
-        center, _ = extreme_region(keypoints, "smpl24", float(extreme_crop), 1.0, 1.2)
+    for draw in np.linspace(0, 0.999, 15):
+        center, _ = extreme_region(keypoints, "smpl24", float(draw), level)
         assert center[1] < hip
 
 
-def test_an_extreme_crop_without_labels_is_left_out():
-    keypoints = _standing_person()
-    keypoints[:, 2] = 0
-    assert extreme_region(keypoints, "smpl24", 0.5, 1.0, 1.2) is None
+def test_an_extreme_crop_is_left_out_where_too_little_is_labelled():
+    no_ankle, faint, tiny, unlabelled = (_standing_person() for _ in range(4))
+    no_ankle[joints.index("left_ankle", "smpl24"), 2] = 0
+    faint[:, 2] = 0.01
+    tiny[:, :2] = 200 + (tiny[:, :2] - 200) / 1000
+    unlabelled[:, 2] = 0
+    for keypoints in (no_ankle, faint, tiny, unlabelled):
+        for draw in (0.01, 0.35, 0.95):
+            assert extreme_region(keypoints, "smpl24", draw) is None
+
+
+def test_a_limb_is_seen_if_either_annotation_has_it():
+    keypoints = np.random.default_rng(0).uniform(1, 200, (44, 3)).astype(np.float32)
+    keypoints[joints.index("openpose_left_wrist", "spin44"), 2] = 0
+    assert extreme_region(keypoints, "spin44", 0.5) is not None
+    keypoints[joints.index("spin_left_wrist", "spin44"), 2] = 0
+    assert extreme_region(keypoints, "spin44", 0.5) is None
+
+
+def test_an_unknown_level_of_extreme_crops_is_refused():
+    with pytest.raises(ValueError, match="extreme_crop_level=2: choose 0 or 1"):
+        Augment(extreme_crop_level=2)
 
 
 def test_an_extreme_crop_reaches_the_input():
     record = make_record(3)
     crops = Crops(input_size=(128, 128))
     whole, region = (
-        crops.cut(record, 0, replace(AugmentParams(), extreme_crop=u)) for u in (None, 0.25)
+        crops.cut(record, 0, replace(AugmentParams(), extreme_crop=u)) for u in (None, 0.35)
     )
     head = joints.index("head", "smpl24")
     assert np.linalg.norm(region["crop_to_img"][0, :, :2]) < np.linalg.norm(

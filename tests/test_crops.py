@@ -3,6 +3,7 @@ import copy
 import cv2
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 
 from hmrkit.body import joints
 from hmrkit.data.augment import Augment, AugmentParams
@@ -198,3 +199,26 @@ def test_a_crop_over_the_edge_is_black_there():
         assert not crop[:30].any()
         assert not crop[:, :30].any()
         assert (crop[34:46, 34:46] == 255).all()
+
+
+@pytest.mark.parametrize("rotation_deg", [0, 30])
+@pytest.mark.parametrize("side_px", [100.0, 140.0, 260.0, 500.0])
+def test_the_gaussian_filter_is_that_of_the_demos_of_4d_humans(side_px, rotation_deg):
+    """Whole image smoothed in float, sigma (d - 1) / 2 if d = side / input / 2 is above 1.1."""
+    image = np.random.default_rng(0).integers(0, 256, (300, 200, 3), np.uint8)
+    affine = crop_affine((110, 170), side_px, (64, 64), rotation_deg)
+    sigma = (side_px / 64 / 2 - 1) / 2
+    if side_px / 64 / 2 > 1.1:
+        image_float = image.astype(np.float64)
+        smooth = gaussian_filter(image_float, (sigma, sigma, 0), mode="nearest")
+    else:
+        smooth = image
+    wanted = cv2.warpAffine(smooth, affine, (64, 64))
+    crop = warp(image, affine, (64, 64), with_antialias=True, antialias_filter="gaussian")
+    np.testing.assert_allclose(crop, wanted, atol=1)
+    assert np.abs(crop - wanted).mean() < 0.35
+
+
+def test_an_unknown_filter_is_refused():
+    with pytest.raises(ValueError, match="antialias_filter='box': choose area or gaussian"):
+        Crops((64, 64), antialias_filter="box")

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import tarfile
 
 import pytest
@@ -9,7 +10,7 @@ import webdataset
 
 from hmrkit.data.index import index_folder, index_path, index_shard, read_index
 from hmrkit.data.record import BadRecord
-from hmrkit.data.shards import ShardSet, read_manifest, write_shard
+from hmrkit.data.shards import ShardSet, read_manifest, write_manifest, write_shard
 from made_sources import JOINTS, make_rigs, make_sample
 
 
@@ -48,16 +49,29 @@ def test_a_flipped_bit_is_found_in_images_and_labels(folder, extension):
     assert shards.read(3)["key"] == "r0003"
 
 
-def test_truncation_after_opening_is_a_bad_record_and_before_an_error(folder):
+@pytest.mark.parametrize("is_open_before", [True, False])
+def test_a_truncated_tar_loses_the_records_behind_its_end(folder, is_open_before, caplog):
     shards = ShardSet(folder)
     tar = folder / "000000.tar"
     os.truncate(tar, member_offset(folder, 3, "0.png")[0] + 10)
+    if not is_open_before:
+        shards = ShardSet(folder)
+        assert re.search(r"shard .*000000.tar ends \d+ bytes early", caplog.text)
     with pytest.raises(BadRecord, match=r"ends .* bytes early") as caught:
         shards.read(3)
     assert caught.value.kind == "truncated"
     assert shards.read(2)["key"] == "r0002"
+    assert shards.read(5)["key"] == "r0005"  # of the next shard
+
+
+def test_a_tar_of_another_size_is_not_the_indexs(folder):
+    tar = folder / "000000.tar"
+    tar.write_bytes(tar.read_bytes() + bytes(512))
     with pytest.raises(ValueError, match=r"000000.tar has \d+ bytes, its index says"):
         ShardSet(folder)
+    os.truncate(tar, tar.stat().st_size - 1024)
+    with pytest.raises(ValueError, match=r"000000.tar has \d+ bytes, its index says"):
+        write_manifest(folder, "made", "rigs", JOINTS, {}, "again")  # makes nothing of a torso
 
 
 def rewrite(folder, name, change):

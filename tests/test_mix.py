@@ -1,5 +1,6 @@
 """The mix: pure, exact shares, whole passes, reproducible across processes."""
 
+import itertools
 import pickle
 
 import numpy as np
@@ -57,6 +58,27 @@ def test_seeds_and_purposes_are_independent():
     assert len(set(numbers)) == 1000
 
 
+SIZES = np.array([3, 1, 0, 4, 2] * 40)  # units of every group
+
+
+@pytest.mark.parametrize("chunk_size", [0, 8])
+def test_units_of_one_group_stay_together_and_come_once_per_pass(chunk_size):
+    total = int(SIZES.sum())
+    mix = Mix([MixSource("a", 1.0, total, SIZES)], 4, chunk_size)
+    group_of_unit = np.repeat(np.arange(len(SIZES)), SIZES)
+    orders = []
+    for number in range(3):
+        units = [mix.draw(t)[1] for t in range(number * total, (number + 1) * total)]
+        assert sorted(units) == list(range(total))
+        runs = [group for group, _ in itertools.groupby(group_of_unit[units])]
+        assert len(runs) == len(set(runs)) == (SIZES > 0).sum()
+        orders.append(tuple(runs))
+    assert len(set(orders)) == 3
+    if chunk_size:
+        window = {group // chunk_size for group in orders[0][:64]}  # runs of neighbours
+        assert len(window) <= 16
+
+
 def test_chunk_shuffle_keeps_neighbours_near():
     mix = Mix([MixSource("a", 1.0, 64 * 200)], 0, chunk_size=64)
     window = np.sort([mix.draw(t)[1] for t in range(16 * 64)])
@@ -79,7 +101,7 @@ def test_replacements_stay_in_the_source_and_are_deterministic():
 
 
 def test_a_mix_survives_pickling():
-    mix = Mix(SOURCES, 9)
+    mix = Mix([*SOURCES, MixSource("d", 1.0, int(SIZES.sum()), SIZES)], 9)
     mix.draw(0)
     copy = pickle.loads(pickle.dumps(mix))
     assert [copy.draw(t) for t in range(100)] == [mix.draw(t) for t in range(100)]

@@ -3,8 +3,10 @@
 import difflib
 import functools
 import os
+import re
+import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -12,6 +14,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, InstantiationException
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -54,6 +57,38 @@ def merge(config: dict[str, Any], changes: Any) -> dict[str, Any]:
     return merged  # type: ignore[return-value]
 
 
+def command_line(program: str, values: Mapping[str, Any], overrides: Sequence[str] = ()) -> str:
+    """A command for the shell, ``python -m hmrkit.<program> key=value ...``.
+
+    Args:
+        program: its name.
+        values: plain values by key.
+        overrides: more, in Hydra's grammar.
+    """
+    overrides = [*(f"{key}={_literal(value)}" for key, value in values.items()), *overrides]
+    return shlex.join(["python", "-m", f"hmrkit.{program}", *overrides])
+
+
+def _literal(value: Any) -> str:
+    """A plain value in Hydra's grammar of overrides."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{k}:{_literal(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return "[" + ",".join(map(_literal, value)) + "]"
+    if not isinstance(value, str):
+        return repr(value)
+    is_bare = re.fullmatch(r"[A-Za-z_./][\w./:@%+-]*", value)
+    if is_bare and value.lower() not in ("null", "true", "false", "nan", "inf"):
+        return value
+    escaped = re.sub(r'(\\*)"', r'\1\1\\"', value)  # \ is special before a quote only
+    num_last = len(value) - len(value.rstrip("\\"))
+    return '"' + escaped + "\\" * num_last + '"'
+
+
 def run(name: str, task: Callable[[DictConfig], Any]) -> Any:
     """Run ``task`` as a Hydra program: compose, check the overrides, then call.
 
@@ -83,6 +118,17 @@ def run(name: str, task: Callable[[DictConfig], Any]) -> Any:
             _stop(f"{error}\n(HYDRA_FULL_ERROR=1 shows where)")
 
     return hydra.main(version_base="1.3", config_path=config_dir(), config_name=name)(guarded)()
+
+
+class TidySweep(Callback):
+    """Removes what Hydra leaves behind a sweep whose jobs write elsewhere (``hydra.callbacks``)."""
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        """Remove the copy of the config, and the folder unless a launcher's logs are in it."""
+        folder = Path(config.hydra.sweep.dir)
+        (folder / "multirun.yaml").unlink(missing_ok=True)
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def _is_for_users(error: BaseException) -> bool:
@@ -134,6 +180,7 @@ def _explain(message: str, overrides: list[str], known: list[str] | None) -> str
             hint = f"did you mean {near[0]}?" if near else "see the keys with --cfg job"
             return f"unknown option {key!r}: {hint}"
     message = message.split("Config search path")[0]
+    message = re.sub(r":\n\t", ": ", message).replace("\n\t", ", ")  # the options of a group
     return "\n".join([line for line in message.splitlines() if line.strip()][:12])
 
 

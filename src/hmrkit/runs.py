@@ -7,7 +7,7 @@ import logging
 import platform
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,26 +21,32 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from hmrkit import configs, report
 from hmrkit.checkpoints import build_module, load_checkpoint, read_checkpoint
-from hmrkit.data.datamodule import DataModule, auto_workers
-from hmrkit.data.machine import num_cores
+from hmrkit.data.datamodule import DataModule
+from hmrkit.data.machine import auto_workers, num_cores
 from hmrkit.evaluation import Protocol
+from hmrkit.initial_weights import set_initial_weights
 from hmrkit.module import HMRModule
 
 log = logging.getLogger(__name__)
 
 
-def build_datamodule(config: Mapping[str, Any]) -> DataModule:
+def build_datamodule(
+    config: Mapping[str, Any], splits: Sequence[str] = ("train", "prior", "val", "test")
+) -> DataModule:
     """The datamodule of a config's ``data`` node over the sources of its ``mix`` node.
 
     Args:
         config: plain containers, resolved.
+        splits: maps of the mix that are needed; the sources of the others need not be there.
 
     Raises:
         ValueError: naming the source, if one has a key or a protocol that cannot be.
     """
     mix = config["mix"]
-    maps = {split: mix.get(split) or {} for split in ("train", "val", "test")}
-    datamodule = instantiate(config["data"], **maps, _convert_="all")
+    maps: dict[str, Any] = {split: {} for split in ("train", "prior", "val", "test")}
+    maps |= {split: mix.get(split) or {} for split in splits}
+    allow_missing = bool(mix.get("allow_missing"))
+    datamodule = instantiate(config["data"], **maps, allow_missing=allow_missing, _convert_="all")
     for name in [*datamodule.val_names, *datamodule.test_names]:
         try:
             Protocol(**datamodule.protocol(name))
@@ -90,6 +96,8 @@ def fit_and_test(config: DictConfig) -> dict[str, float]:
     datamodule.prepare_data()  # every source, also those of the test: what is wrong shows now
     datamodule.setup()
     _check_bodies(datamodule, module)
+    if checkpoint is None:
+        set_initial_weights(module.net, plain["initial_weights"])
     if config.compile:
         module.net.compile()
     _save_config(config, folder)
@@ -122,8 +130,11 @@ def test_checkpoint(config: DictConfig) -> dict[str, float]:
         raise FileNotFoundError(f"no checkpoint at {path}: give checkpoint=<file.ckpt>")
     changes = {"body": config.body, "data": config.data}
     module = load_checkpoint(path, changes, config.trusted)
-    mix = {"mix": configs.to_plain(config.mix)} if config.get("mix") else {}
-    datamodule = build_datamodule(configs.merge(module.config, changes) | mix)
+    mix = configs.to_plain(config.mix)
+    if not mix.get("test"):  # no other sources than the run's own
+        mix = {**module.config["mix"], **mix}
+    merged = configs.merge(module.config, changes) | {"mix": mix}
+    datamodule = build_datamodule(merged, splits=["test"])
     datamodule.prepare_data()
     datamodule.setup("test")
     _check_bodies(datamodule, module)

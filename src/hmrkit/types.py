@@ -30,6 +30,7 @@ class Sample(TypedDict, total=False):
     joint_set: str  # name of the joint set of both keypoint arrays
     images: list[np.ndarray]  # I x (H, W, 3) uint8 RGB; sizes may differ; empty for motion
     intrinsics: np.ndarray  # (I, 3, 3) float32 px; NaN where unknown
+    intrinsics_of_view: np.ndarray  # (O, 3, 3) float32 px, a view's own; NaN: the image's
     world_to_camera: np.ndarray  # (I, 4, 4) float32
     image_of_view: np.ndarray  # (O,) int64
     person_of_view: np.ndarray  # (O,) int64
@@ -52,6 +53,8 @@ class Sample(TypedDict, total=False):
     full_size: np.ndarray  # (I, 2) int64 height, width of the source image
     crop_to_img: np.ndarray  # (O, 2, 3) float32, crop units -> source image px
     keypoints_crop: np.ndarray  # (O, K, 3) float32 crop units + confidence
+    keypoint_image: np.ndarray  # (I, H, W, 3) uint8, a second crop of every view (multiview.py)
+    keypoint_crop_to_img: np.ndarray  # (O, 2, 3) float32, its units -> source image px
 
 
 @dataclass
@@ -86,18 +89,23 @@ class Batch(TypedDict, total=False):
     input_size: Tensor  # (I, 2) int64 valid height, width of image
     full_size: Tensor  # (I, 2) int64 height, width of the source image
     intrinsics: Tensor  # (I, 3, 3) px of the source image; NaN where unknown
+    intrinsics_of_view: Tensor  # (O, 3, 3) the same for every view: its own camera or the image's
     world_to_camera: Tensor  # (I, 4, 4)
     image_of_view: Tensor  # (O,) int64
     person_of_view: Tensor  # (O,) int64
     box_img: Tensor  # (O, 4) x1 y1 x2 y2 source image px: what the crop was cut from, not augmented
     crop_to_img: Tensor  # (O, 2, 3) crop units -> source image px
     keypoints_crop: Tensor  # (O, K, 3) crop units + confidence, joint set "all"
+    keypoint_image: Tensor  # (I, 3, H, W) as image; a second crop of every view (multiview.py)
+    keypoint_crop_to_img: Tensor  # (O, 2, 3) its crop units -> source image px
     keypoints_world: Tensor  # (P, K, 4) m + confidence, joint set "all"
     body: Body  # labels
     has_pose: Tensor  # (P,) bool
     has_betas: Tensor  # (P,) bool
     has_transl: Tensor  # (P,) bool
     gender: Tensor  # (P,) int64
+    has_exact_labels: Tensor  # (P,) bool, the labels there are were measured, not fitted
+    prior: Body  # real bodies, not of these images (N,); training with mix.prior only
 
 
 @dataclass

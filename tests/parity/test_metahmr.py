@@ -295,7 +295,7 @@ def _check_affine(case: Case) -> None:
 
 
 def check_data(case: Case, tmp_path):
-    metahmr_data.check_data(case.spec, case.arrays, case.path.parent)
+    metahmr_data.check_data(case.spec, case.arrays, case.path.parent, tmp_path)
 
 
 KINDS = {

@@ -10,6 +10,7 @@ import logging
 import re
 import zipfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
@@ -37,6 +38,7 @@ def smpl_body(
     joint_regressor_extra: str | Path | None = None,
     joint_regressor_h36m: str | Path | None = None,
     mean_params: str | Path | None = None,
+    kid_template: str | Path | None = None,
 ) -> SMPL:
     """A licensed SMPL or SMPL+H body.
 
@@ -47,9 +49,12 @@ def smpl_body(
     Args:
         folder: where the files are (or one level below), or one model file.
         gender: neutral, male or female.
-        joint_regressor_extra: J_regressor_extra.npy, (9, 6890).
+        joint_regressor_extra: J_regressor_extra.npy, (9, 6890); or SMPL_to_J19.pkl, (19, 6890), with
+            which 4D-Humans and TokenHMR also measure the limbs of "spin44" on the surface.
         joint_regressor_h36m: J_regressor_h36m.npy, (17, 6890).
         mean_params: smpl_mean_params.npz with ``pose`` (144,) 6D interleaved and ``shape`` (10,).
+        kid_template: AGORA's smpl_kid_template.npy, (6890, 3): the body has an 11th shape
+            coefficient, from 0 for an adult to 1 for the template of a small child.
 
     Raises:
         FileNotFoundError: if a file is missing.
@@ -67,12 +72,31 @@ def smpl_body(
     data = body_data(
         f"{family}-{gender}",
         arrays,
-        J_regressor_extra=_read_regressor(extra, 9) if extra else None,
-        J_regressor_h36m=_read_regressor(h36m, 17) if h36m else None,
+        J_regressor_extra=_read_regressor(extra, (9, 19)) if extra else None,
+        J_regressor_h36m=_read_regressor(h36m, (17,)) if h36m else None,
         mean_params=_read_npz(mean, ("pose", "shape")) if mean else None,
     )
     _log.info("body %s from %s", data.name, path)
-    return SMPL(data)
+    return SMPL(data if kid_template is None else _with_kid(data, Path(kid_template)))
+
+
+def _with_kid(data: BodyData, path: Path) -> BodyData:
+    """The body with one more shape coefficient (Patel et al. 2021, section 4.2)."""
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} does not exist: smpl_kid_template.npy is on the download page of "
+            "agora.is.tue.mpg.de, after registration"
+        )
+    template = np.load(path, allow_pickle=False)
+    if template.shape != data.v_template.shape:
+        raise ValueError(f"{path} has shape {template.shape}, not {data.v_template.shape}")
+    step = (template - template.mean(axis=0) - data.v_template).astype(np.float32)
+    return replace(
+        data,
+        name=f"{data.name}-kid",
+        shapedirs=np.concatenate([data.shapedirs, step[..., None]], axis=2),
+        mean_betas=np.append(data.mean_betas, np.float32(0)),
+    )
 
 
 def read_body_file(path: str | Path) -> dict[str, np.ndarray]:
@@ -213,11 +237,16 @@ def _side_file(folder: Path, given: str | Path | None, name: str) -> Path | None
     )
 
 
-def _read_regressor(path: Path, num_rows: int) -> np.ndarray:
-    table = np.load(path, allow_pickle=False)
-    if table.shape != (num_rows, NUM_SMPL_VERTICES):
+def _read_regressor(path: Path, num_rows: tuple[int, ...]) -> np.ndarray:
+    if path.suffix == ".pkl":
+        with path.open("rb") as file:
+            table = to_array(load_pickle(file, path))
+    else:
+        table = np.load(path, allow_pickle=False)
+    shapes = [(rows, NUM_SMPL_VERTICES) for rows in num_rows]
+    if table.shape not in shapes:
         raise ValueError(
-            f"{path} has shape {table.shape} instead of {(num_rows, NUM_SMPL_VERTICES)}: take the "
+            f"{path} has shape {table.shape} instead of {' or '.join(map(str, shapes))}: take the "
             "file of that name from the SPIN data archive"
         )
     return table.astype(np.float32)

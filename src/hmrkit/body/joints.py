@@ -86,6 +86,7 @@ def _all_sets() -> dict[str, tuple[str, ...]]:
         "h36m17": h36m17,
         "h36m14": _prefixed("h36m", _LSP14),  # the evaluation joints of 3DPW and Human3.6M
         "lsp14": _prefixed("spin", _LSP14),
+        "hmr2_14": (*_prefixed("spin", _LSP14)[:13], "spin_head"),  # 4D-Humans' evaluation joints
         "coco17": _prefixed("spin", _COCO17),
         "mpii16": _prefixed("spin", _MPII16),
         "all": smpl24 + openpose25 + spin24 + h36m17 + tuple(LANDMARKS),  # the superset of Batch
@@ -208,6 +209,7 @@ _FACE = "left_eye nose, left_ear left_eye"
 _TORSO = "left_shoulder right_shoulder, left_hip right_hip, left_shoulder left_hip"
 _EDGES = {
     "lsp14": f"{_LIMBS}, neck head_top, neck left_shoulder, left_hip right_hip, neck left_hip",
+    "hmr2_14": f"{_LIMBS}, neck head, neck left_shoulder, left_hip right_hip, neck left_hip",
     "coco17": f"{_LIMBS}, {_TORSO}, {_FACE}",
     "openpose25": f"{_LIMBS}, {_FACE}, neck left_shoulder, neck pelvis, neck nose, "
     "pelvis left_hip, left_ankle left_heel, left_ankle left_big_toe, left_big_toe left_small_toe",
@@ -245,6 +247,7 @@ def skeleton(joint_set: str) -> list[tuple[int, int]]:
         "openpose25": lambda: _edges("openpose25", "openpose_"),
         "spin24": lambda: _edges("spin24", "spin_"),
         "lsp14": lambda: _edges("lsp14", "spin_"),
+        "hmr2_14": lambda: _edges("hmr2_14", "spin_"),
         "coco17": lambda: _edges("coco17", "spin_"),
         "h36m14": lambda: _edges("lsp14", "h36m_"),
         "h36m17": lambda: _edges("h36m17", "h36m_"),

@@ -7,7 +7,8 @@ what is listed below; anything else is refused by name before it is even looked 
 
 import pickle
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, BinaryIO
@@ -95,20 +96,43 @@ _CALLABLES: dict[str, Callable] = {
 }
 
 
+def find_allowed(module: str, name: str, extra: Mapping[str, Callable]) -> Any:
+    """What a pickle gets for a name that it asks for; for ``find_class`` of an unpickler.
+
+    Raises:
+        pickle.UnpicklingError: if the name is neither on the list above nor in ``extra``.
+    """
+    full = f"{module}.{name}"
+    if full in extra:
+        found = extra[full]
+        return found if isinstance(found, type) else _Function(found)
+    if full in _RECORDS:
+        return type(name, (Record,), {"kind": full})
+    if full in _CALLABLES:
+        found = _CALLABLES[full]
+        return found if isinstance(found, type) else _Function(found)
+    raise _RefusedError(f"{full}, which no such file needs")
+
+
 class _Unpickler(pickle.Unpickler):
     extra: Mapping[str, Callable] = MappingProxyType({})
 
     def find_class(self, module: str, name: str) -> Any:
-        full = f"{module}.{name}"
-        if full in self.extra:
-            found = self.extra[full]
-            return found if isinstance(found, type) else _Function(found)
-        if full in _RECORDS:
-            return type(name, (Record,), {"kind": full})
-        if full in _CALLABLES:
-            found = _CALLABLES[full]
-            return found if isinstance(found, type) else _Function(found)
-        raise _RefusedError(f"{full}, which no such file needs")
+        return find_allowed(module, name, self.extra)
+
+
+@contextmanager
+def told_as_value_error(path: Path) -> Iterator[None]:
+    """Turn what goes wrong while ``path`` is unpickled into a ValueError that names it."""
+    try:
+        yield
+    except _RefusedError as error:
+        raise ValueError(
+            f"{path} is refused, nothing in it was run: it holds {error}. Use the file as it is "
+            "distributed, or an npz of its arrays"
+        ) from error
+    except Exception as error:  # a damaged pickle can fail in any way
+        raise ValueError(f"{path} is damaged or not what it should be: {error!r}") from error
 
 
 def load_pickle(file: BinaryIO, path: Path, extra: Mapping[str, Callable] | None = None) -> Any:
@@ -123,17 +147,10 @@ def load_pickle(file: BinaryIO, path: Path, extra: Mapping[str, Callable] | None
     Raises:
         ValueError: if the pickle asks for anything that is not on the list above, or is damaged.
     """
-    try:
+    with told_as_value_error(path):
         unpickler = _Unpickler(file, encoding="latin1")
         unpickler.extra = extra or {}
         return unpickler.load()
-    except _RefusedError as error:
-        raise ValueError(
-            f"{path} is refused, nothing in it was run: it holds {error}. Use the file as it is "
-            "distributed, or an npz of its arrays"
-        ) from error
-    except Exception as error:  # a damaged pickle can fail in any way
-        raise ValueError(f"{path} is damaged or not what it should be: {error!r}") from error
 
 
 def to_array(value: Any) -> np.ndarray:

@@ -34,7 +34,8 @@ class BodyData:
     parents: np.ndarray  # (J,) int64, the root's is -1
     mean_pose: np.ndarray  # (J, 3, 3) float32 rotation matrices, upright in a camera frame
     mean_betas: np.ndarray  # (10,) float32
-    J_regressor_extra: np.ndarray | None = None  # (9, V) float32, rows of SPIN's file of that name
+    # (9, V) float32, SPIN's file of that name, or (19, V): all of spin44 that is not OpenPose's
+    J_regressor_extra: np.ndarray | None = None
     J_regressor_h36m: np.ndarray | None = None  # (17, V) float32
     extras: Mapping[str, np.ndarray] = field(default_factory=dict)  # see body/free.py
 
@@ -87,6 +88,7 @@ class SMPL(nn.Module):
             "_blend_rows": rows,  # (3, V, 10 + 9 (J - 1)): the same, for picking vertices
             # rounded weights do not sum to 1 exactly, so transl is one more bone, of weight 1
             "_weights": np.vstack([data.weights.T, np.ones(self.num_vertices)]),  # (J + 1, V)
+            "_joint_regressor": data.J_regressor,  # (J, V)
             "_joint_template": joint_template,  # (J, 3)
             "_joint_dirs": joint_dirs,  # (10, 3J)
             "_parents": np.array([0, *parents[1:]]),
@@ -179,6 +181,20 @@ class SMPL(nn.Module):
         if joint_set == "smpl24":
             return mesh.joints
         return self._reader(joint_set).read(mesh)
+
+    @_without_autocast
+    def regress_joints(self, vertices: Tensor) -> Tensor:
+        """SMPL's joints as its joint regressor reads them off posed meshes.
+
+        Not quite where the skeleton has them; EMDB is scored with these (TokenHMR).
+
+        Args:
+            vertices: (P, V, 3).
+
+        Returns:
+            (P, J, 3) in the meshes' frame.
+        """
+        return self._joint_regressor @ vertices.to(self._joint_regressor.dtype)
 
     def mean_body(self, num: int) -> Body:
         """``num`` bodies (P = num) in the mean pose and shape at the origin."""
@@ -313,7 +329,10 @@ def _moment_points(data: BodyData, row: np.ndarray) -> _Points:
 def _regressor_rows(data: BodyData) -> dict[str, np.ndarray]:
     """(V,) regressor row of every joint name that this body can read off its surface."""
     num_vertices = len(data.v_template)
-    tables = {"extra": data.J_regressor_extra, "h36m": data.J_regressor_h36m}
+    extra = data.J_regressor_extra
+    names_19 = joints.names("spin44")[-19:]
+    has_19 = extra is not None and len(extra) == len(names_19)
+    tables = {"extra": None if has_19 else extra, "h36m": data.J_regressor_h36m}
     rows = {}
     for name, source in joints.SOURCES.items():
         table = tables.get(source.kind)
@@ -322,6 +341,8 @@ def _regressor_rows(data: BodyData) -> dict[str, np.ndarray]:
         elif source.kind == "vertex" and num_vertices == NUM_SMPL_VERTICES:
             rows[name] = np.zeros(num_vertices, np.float32)
             rows[name][source.index] = 1.0
+    if has_19:
+        rows |= {name: row.astype(np.float32) for name, row in zip(names_19, extra, strict=True)}
     return rows
 
 

@@ -1,6 +1,6 @@
 """Batches by number: batch b of a run is a pure function of (seed, b), whoever makes it."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Protocol
 
 import cv2
@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, get_worker
 from hmrkit.data.bad import BadRecords, TooManyBadRecordsError
 from hmrkit.data.collate import collate
 from hmrkit.data.mix import Mix
-from hmrkit.data.record import BadRecord
+from hmrkit.data.prior import PosePrior
+from hmrkit.data.record import BadRecord, Unusable
 from hmrkit.data.shards import ShardSet
 from hmrkit.data.stream import RemoteStream
 from hmrkit.types import Batch, Sample
@@ -29,26 +30,59 @@ class Cut(Protocol):
         ...
 
 
-def read_unit(shards: ShardSet, unit: int, cut: Cut, rng: np.random.Generator | None) -> Sample:
-    """Read unit ``unit`` (a view or a record, as the cut says) and cut it.
+class UnitReader:
+    """Reads and cuts units of one source: views or records, as the cut says.
 
-    Raises:
-        BadRecord: if the record is unusable.
-        RuntimeError: if the cut fails, naming the record.
+    The last record is kept with what was decoded of its images: its other people often come next
+    (evaluation, ``group_views``), and are then cut from the same pixels.
     """
-    record, view = shards.locate_view(unit) if cut.unit == "view" else (unit, None)
-    return cut_sample(shards.read(record), view, cut, rng)
+
+    def __init__(self, shards: ShardSet, cut: Cut) -> None:
+        self.shards, self.cut = shards, cut
+        self._last: tuple[int, Sample] | None = None
+
+    def __getstate__(self) -> dict[str, object]:
+        """Leave the record behind: it would travel to every worker."""
+        return {**self.__dict__, "_last": None}
+
+    def read(self, unit: int, rng: np.random.Generator | None) -> Sample:
+        """Read unit ``unit`` and cut it, augmented if there is an ``rng``.
+
+        Raises:
+            BadRecord: if the record is unusable.
+            RuntimeError: if the cut fails for a reason of its own, naming the record.
+        """
+        is_view = self.cut.unit == "view"
+        record, view = self.shards.locate_view(unit) if is_view else (unit, None)
+        if self._last is None or self._last[0] != record:
+            self._last = None  # frees the pixels before the next ones are decoded
+            self._last = record, self.shards.read(record, is_lazy=True)
+        sample = self._last[1]
+        if not is_view:
+            self._last = None
+        shard = self.shards.shards[self.shards.locate(record)[0]]
+        return cut_sample(sample, view, self.cut, rng, str(shard.path))
 
 
 def cut_sample(
-    sample: Sample, view: int | None, cut: Cut, rng: np.random.Generator | None
+    sample: Sample, view: int | None, cut: Cut, rng: np.random.Generator | None, shard: str
 ) -> Sample:
-    """Apply a cut and name the record if that fails."""
+    """Apply a cut.
+
+    Raises:
+        BadRecord: of kind "cut", if it is the record that is unusable.
+        RuntimeError: if the cut fails for another reason, naming the record.
+    """
     try:
         return cut(sample, view, rng)
+    except (Unusable, np.linalg.LinAlgError) as error:  # no code is wrong if a matrix is singular
+        raise BadRecord(shard, sample["key"], str(error), "cut") from error
     except (ValueError, LookupError, ArithmeticError, cv2.error) as error:
         where = f"source {sample['source']!r}, record {sample['key']!r}, view {view}"
-        raise RuntimeError(f"{where}: the cut failed: {error}") from error
+        raise RuntimeError(
+            f"{where}: the cut failed: {error}. (A cut that cannot use a record's content raises "
+            "hmrkit.data.record.Unusable: then the record is skipped and counted.)"
+        ) from error
 
 
 def num_units(shards: ShardSet, cut: Cut) -> int:
@@ -56,11 +90,13 @@ def num_units(shards: ShardSet, cut: Cut) -> int:
     return shards.num_views if cut.unit == "view" else len(shards)
 
 
-def collate_units(samples: Sequence[Sample], units: Sequence[int]) -> Batch:
+def collate_units(
+    samples: Sequence[Sample], units: Sequence[int], exact_sources: Collection[str] = ()
+) -> Batch:
     """Collate whole units and say for every person of which unit they are, ``index`` (P,)."""
     num_people = [len(sample["has_pose"]) for sample in samples]
     index = torch.from_numpy(np.repeat(np.asarray(units, np.int64), num_people))
-    return {**collate(samples), "index": index}
+    return {**collate(samples, exact_sources), "index": index}
 
 
 class TrainBatches(Dataset[Batch]):
@@ -76,6 +112,8 @@ class TrainBatches(Dataset[Batch]):
         steps_per_epoch: only for samplers of other people (Lightning's ``overfit_batches``).
         origin: (batch number, sample number) from where batches are counted.
         bad: counters.
+        exact_sources: names of sources whose bodies are measured, not fitted.
+        prior: where ``Batch.prior`` comes from, or None.
     """
 
     def __init__(
@@ -89,8 +127,12 @@ class TrainBatches(Dataset[Batch]):
         steps_per_epoch: int,
         origin: tuple[int, int],
         bad: BadRecords,
+        exact_sources: Collection[str] = (),
+        prior: PosePrior | None = None,
     ) -> None:
-        self.mix, self.sources, self.cut, self.bad = mix, sources, cut, bad
+        self.mix, self.cut, self.bad = mix, cut, bad
+        self.exact_sources, self.prior = exact_sources, prior
+        self.readers = [UnitReader(s, cut) if isinstance(s, ShardSet) else s for s in sources]
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
         self.steps_per_epoch = steps_per_epoch
         self.origin = origin
@@ -108,22 +150,26 @@ class TrainBatches(Dataset[Batch]):
             info = get_worker_info()
             self._start = step - (0 if info is None else info.id)
         start = self.first_sample(step) + self.rank * self.batch_size
-        return collate([self.sample(t) for t in range(start, start + self.batch_size)])
+        samples = [self.sample(t) for t in range(start, start + self.batch_size)]
+        batch = collate(samples, self.exact_sources)
+        if self.prior is not None:
+            batch["prior"] = self.prior.draw(start, self.batch_size)
+        return batch
 
     def sample(self, t: int) -> Sample:
         """Return sample t; others of its source, always the same, stand in for a bad record."""
         source, unit = self.mix.draw(t)
-        reader = self.sources[source]
+        reader = self.readers[source]
         for attempt in range(MAX_ATTEMPTS):
             self.bad.drawn(source)
             try:
                 rng = self.mix.augmentation(t)
-                if isinstance(reader, ShardSet):
-                    return read_unit(reader, unit, self.cut, rng)
-                sample, view = reader.next_unit(
+                if isinstance(reader, UnitReader):
+                    return reader.read(unit, rng)
+                sample, view, url = reader.next_unit(
                     self.cut.unit, self._start, self.rank, self.world_size
                 )
-                return cut_sample(sample, view, self.cut, rng)
+                return cut_sample(sample, view, self.cut, rng, url)
             except BadRecord as error:
                 self.bad.add(source, error)
                 last = error
@@ -154,7 +200,7 @@ class EvalBatches(Dataset[Batch]):
         world_size: int,
         bad: BadRecords,
     ) -> None:
-        self.shards, self.cut, self.bad = shards, cut, bad
+        self.reader, self.bad = UnitReader(shards, cut), bad
         total = num_units(shards, cut)
         if total < world_size:
             raise ValueError(
@@ -173,7 +219,7 @@ class EvalBatches(Dataset[Batch]):
         for unit in self.units[number].tolist():
             self.bad.drawn(0)
             try:
-                samples.append(read_unit(self.shards, unit, self.cut, None))
+                samples.append(self.reader.read(unit, None))
                 units.append(unit)
             except BadRecord as error:
                 self.bad.add(0, error)

@@ -1,6 +1,6 @@
 """Samples -> Batch: concatenation with offsets, one joint set, torch."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -25,11 +25,15 @@ def normalize_image(image: Tensor) -> Tensor:
     return image.to(torch.float32).sub_(mean).div_(std)
 
 
-def collate(samples: Sequence[Sample]) -> Batch:
+def collate(samples: Sequence[Sample], exact_sources: Collection[str] = ()) -> Batch:
     """Concatenate cut samples into one batch.
 
     Images of different sizes are padded with zeros, right and below, to the largest; crop units
     always refer to the valid part, ``input_size``, so that they do not depend on the batch.
+
+    Args:
+        samples: of one cut.
+        exact_sources: names of sources whose bodies are measured, not fitted to keypoints.
 
     Raises:
         ValueError: naming record and field, where a label claims to be valid and is not finite.
@@ -42,6 +46,8 @@ def collate(samples: Sequence[Sample]) -> Batch:
         )
     num_persons = [len(sample["has_pose"]) for sample in samples]
     batch = _persons(samples, num_persons)
+    is_exact = [sample["source"] in exact_sources for sample in samples]
+    batch["has_exact_labels"] = torch.from_numpy(np.repeat(np.array(is_exact, bool), num_persons))
     if with_images[0]:
         num_images = [len(sample["input_image"]) for sample in samples]
         batch.update(_views(samples, num_images, num_persons))
@@ -80,11 +86,22 @@ def _views(
     owners = np.repeat([sample["key"] for sample in samples], num_views)
     fields = ("input_size", "full_size", "intrinsics", "world_to_camera", "box_img", "crop_to_img")
     joined = {name: np.concatenate([sample[name] for sample in samples]) for name in fields}
+    own = np.concatenate([sample["intrinsics_of_view"] for sample in samples])
+    image_of_view = _offset(samples, "image_of_view", num_images)
     for name in ("box_img", "crop_to_img"):
         _check_finite(name, joined[name], np.ones(len(owners), bool), owners)
+    second: Batch = {}
+    if "keypoint_image" in samples[0]:
+        maps = np.concatenate([sample["keypoint_crop_to_img"] for sample in samples])
+        second["keypoint_image"] = _images(samples, "keypoint_image")
+        second["keypoint_crop_to_img"] = torch.from_numpy(maps)
     return {
-        "image": _images(samples),
-        "image_of_view": _offset(samples, "image_of_view", num_images),
+        **second,
+        "image": _images(samples, "input_image"),
+        "image_of_view": image_of_view,
+        "intrinsics_of_view": torch.from_numpy(
+            np.where(np.isfinite(own), own, joined["intrinsics"][image_of_view.numpy()])
+        ),
         "person_of_view": _offset(samples, "person_of_view", num_persons),
         "keypoints_crop": _keypoints(samples, "keypoints_crop", num_views, owners),
         **{name: torch.from_numpy(array) for name, array in joined.items()},
@@ -98,9 +115,9 @@ def _offset(samples: Sequence[Sample], name: str, counts: Sequence[int]) -> Tens
     return torch.from_numpy(np.concatenate(moved))
 
 
-def _images(samples: Sequence[Sample]) -> Tensor:
+def _images(samples: Sequence[Sample], name: str) -> Tensor:
     """(I, 3, H, W) uint8; a view of channels-last memory, which spares a pass over the pixels."""
-    images = [image for sample in samples for image in sample["input_image"]]
+    images = [image for sample in samples for image in sample[name]]
     height, width = np.max([image.shape[:2] for image in images], axis=0)
     if all(image.shape[:2] == (height, width) for image in images):
         stacked = np.stack(images)

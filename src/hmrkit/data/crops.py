@@ -21,7 +21,8 @@ from hmrkit.data.augment import (
     keypoints_to_crop,
     move_world,
 )
-from hmrkit.data.record import FIELDS
+from hmrkit.data.images import REDUCTIONS, LazyImages, image_size, pick_images
+from hmrkit.data.record import FIELDS, Unusable
 from hmrkit.geometry.boxes import (
     box_to_center_side,
     crop_affine,
@@ -42,6 +43,8 @@ class Crops:
         box_joints: a joint set: the box is the tight one of its labelled joints; None for the
             stored box.
         with_antialias: smooth the image before it is shrunk; without, bilinear sampling alone.
+        antialias_filter: how: "area" (see ``warp``), or "gaussian" as the demos of 4D-Humans and
+            TokenHMR.
         half_resolution_sources: names of sources whose images are halved first (3DPW in SPIN and
             its descendants).
         augment: what is drawn in training, or None.
@@ -56,6 +59,7 @@ class Crops:
         fit_aspect_hw: Sequence[float] | None = None,
         box_joints: str | None = None,
         with_antialias: bool = True,
+        antialias_filter: str = "area",
         half_resolution_sources: Sequence[str] = (),
         augment: Augment | None = None,
     ) -> None:
@@ -63,7 +67,11 @@ class Crops:
         self.input_hw = (int(height), int(width))
         self.box_scale = box_scale
         self.box_joints = box_joints
-        self.with_antialias = with_antialias
+        if antialias_filter not in _FILTERS:
+            raise ValueError(
+                f"antialias_filter={antialias_filter!r}: choose {' or '.join(_FILTERS)}"
+            )
+        self.with_antialias, self.antialias_filter = with_antialias, antialias_filter
         self.half_resolution_sources = tuple(half_resolution_sources)
         self.augment = augment
         fit_height, fit_width = fit_aspect_hw or self.input_hw
@@ -101,7 +109,7 @@ class Crops:
             **move_world(single, to_crop_world),
             "input_image": pixels[None],
             "input_size": np.array([self.input_hw]),
-            "full_size": np.array([single["images"][0].shape[:2]]),
+            "full_size": np.array([image_size(single["images"], 0)]),
             **cut,
         }
 
@@ -115,35 +123,46 @@ class Crops:
         """Pixels (H, W, 3) and the labels of one view: ``box_img``, ``crop_to_img``, joints.
 
         Raises:
-            ValueError: naming record and view, if the box is empty or outside the image.
+            Unusable: naming record and view, if the box is empty or outside the image.
         """
-        image = sample["images"][sample["image_of_view"][view]]
+        images, number = sample["images"], int(sample["image_of_view"][view])
         keypoints = sample["keypoints_img"][view]
         try:
             box = self._box(sample, view)
-            center, side_px = box_to_center_side(box, self._aspect, self.box_scale)
-            _check_overlap(box, image)
+            center, side_px = self._region(box)
+            _check_overlap(box, image_size(images, number))
         except ValueError as error:
-            raise ValueError(
+            raise Unusable(
                 f"record {sample['key']!r} of source {sample['source']!r}, view {view}: {error}"
             ) from error
         if params.extreme_crop is not None:
-            region = extreme_region(
-                keypoints, sample["joint_set"], params.extreme_crop, self._aspect, self.box_scale
-            )
+            draw, level = params.extreme_crop, params.extreme_crop_level
+            aspect_hw = self.input_hw[0] / self.input_hw[1]
+            region = extreme_region(keypoints, sample["joint_set"], draw, level, aspect_hw)
             center, side_px = region or (center, side_px)
+        pixels, cut = self._cut_region(sample, view, center, side_px, params)
+        return augment_pixels(pixels, params), {"box_img": box[None], **cut}
+
+    def _region(self, box: np.ndarray) -> tuple[np.ndarray, float]:
+        """Centre (2,) and height, px, of what is shown of a box (4,) without augmentation."""
+        return box_to_center_side(box, self._aspect, self.box_scale)
+
+    def _cut_region(
+        self, sample: Sample, view: int, center: np.ndarray, side_px: float, params: AugmentParams
+    ) -> tuple[np.ndarray, Sample]:
+        """Pixels (H, W, 3) of a region, augmented but for colour, and ``crop_to_img``, joints."""
         center, side_px = augment_region(center, side_px, params)
         affine = crop_affine(
             center, side_px, self.input_hw, params.rotation_deg, flip=params.is_flipped
         )
-        pixels = augment_pixels(warp(image, affine, self.input_hw, self.with_antialias), params)
+        images, number = sample["images"], int(sample["image_of_view"][view])
+        filtering = self.with_antialias, self.antialias_filter
         img_to_crop = px_to_units(affine, self.input_hw)
-        joint_set = sample["joint_set"]
-        return pixels, {
-            "box_img": box[None],
+        keypoints, joint_set = sample["keypoints_img"][view][None], sample["joint_set"]
+        return warp_stored(images, number, affine, self.input_hw, *filtering), {
             "crop_to_img": invert_affine(img_to_crop).astype(np.float32)[None],
             "keypoints_crop": keypoints_to_crop(
-                keypoints[None], img_to_crop, joint_set, params.is_flipped
+                keypoints, img_to_crop, joint_set, params.is_flipped
             ),
         }
 
@@ -155,7 +174,7 @@ class Crops:
 
 
 def select_view(sample: Sample, view: int) -> Sample:
-    """The record of one view alone: its image, its person, I = O = P = 1."""
+    """The record of one view alone: its image, its person and its camera, I = O = P = 1."""
     image, person = int(sample["image_of_view"][view]), int(sample["person_of_view"][view])
     row = {"I": image, "O": view, "P": person}
     picked = {
@@ -163,7 +182,11 @@ def select_view(sample: Sample, view: int) -> Sample:
         for name, (_, letters) in FIELDS.items()
     }
     zero = np.zeros(1, np.int64)
-    alone = {"images": [sample["images"][image]], "image_of_view": zero, "person_of_view": zero}
+    images = pick_images(sample["images"], [image])
+    alone = {"images": images, "image_of_view": zero, "person_of_view": zero}
+    if np.isfinite(picked["intrinsics_of_view"]).all():
+        alone["intrinsics"] = picked["intrinsics_of_view"]
+        alone["intrinsics_of_view"] = np.full_like(alone["intrinsics"], np.nan)
     return {**sample, **picked, **alone}
 
 
@@ -191,6 +214,7 @@ def halve(sample: Sample) -> Sample:
         "keypoints_img": keypoints,
         "box_img": sample["box_img"] / 2,
         "intrinsics": sample["intrinsics"] * half,
+        "intrinsics_of_view": sample["intrinsics_of_view"] * half,
     }
 
 
@@ -202,28 +226,67 @@ def px_to_units(affine: np.ndarray, input_hw: tuple[int, int]) -> np.ndarray:
     return units
 
 
+def warp_stored(
+    images: Sequence[np.ndarray],
+    number: int,
+    affine: np.ndarray,
+    input_hw: tuple[int, int],
+    with_antialias: bool,
+    antialias_filter: str = "area",
+) -> np.ndarray:
+    """``warp`` one of a record's images; of the halving, the JPEG decoder does what it can."""
+    reduction = 1
+    is_halved = with_antialias and antialias_filter == "area"
+    if is_halved and isinstance(images, LazyImages) and images.is_reducible(number):
+        shrink = _shrink(affine)
+        while shrink >= _HALVE_FROM and reduction < REDUCTIONS[-1]:
+            reduction, shrink = 2 * reduction, shrink / 2
+    if reduction == 1:
+        return warp(images[number], affine, input_hw, with_antialias, antialias_filter)
+    # The middle of the reduced image's first pixel is that of the pixels it was made of.
+    shift = affine[:, :2].sum(axis=1) * (reduction - 1) / 2 + affine[:, 2]
+    affine = np.column_stack([reduction * affine[:, :2], shift])
+    return warp(images.at(number, reduction), affine, input_hw, with_antialias)
+
+
+def _shrink(affine: np.ndarray) -> float:
+    """How many px of the image become one px of the input, along a line."""
+    (a, b), (c, d) = affine[:, :2].tolist()
+    return abs(a * d - b * c) ** -0.5
+
+
 def warp(
-    image: np.ndarray, affine: np.ndarray, input_hw: tuple[int, int], with_antialias: bool
+    image: np.ndarray,
+    affine: np.ndarray,
+    input_hw: tuple[int, int],
+    with_antialias: bool,
+    antialias_filter: str = "area",
 ) -> np.ndarray:
     """Sample an image (H, W, 3) uint8 bilinearly into the input; black outside the image.
 
-    With ``with_antialias`` an image that is shrunk by 3 or more is first halved (area), again and
-    again, then smoothed for the rest; only the part that the crop shows is touched.
+    With ``with_antialias`` and the filter "area" an image that is shrunk by 3 or more is first
+    halved (area), again and again, then smoothed for the rest; with the filter "gaussian" one that
+    is shrunk by 2 d, d above 1.1, is smoothed with a standard deviation of (d - 1) / 2 px. Only the
+    part that the crop shows is touched.
     """
     height, width = input_hw
     if with_antialias:
-        image, affine = _smooth(image, affine, input_hw)
-    return cv2.warpAffine(image, affine, (width, height), flags=cv2.INTER_LINEAR)
+        image, affine = _FILTERS[antialias_filter](image, affine, input_hw, _shrink(affine))
+    if image.dtype == np.uint8 and image.size < _FEW_PER_PX * 3 * height * width:
+        rgba = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)  # the same in half the time
+        crop = cv2.warpAffine(rgba, affine, (width, height), flags=cv2.INTER_LINEAR)
+        return cv2.cvtColor(crop, cv2.COLOR_RGBA2RGB)
+    crop = cv2.warpAffine(image, affine, (width, height), flags=cv2.INTER_LINEAR)
+    return crop if crop.dtype == np.uint8 else np.rint(crop).astype(np.uint8)
 
 
-def _smooth(
-    image: np.ndarray, affine: np.ndarray, input_hw: tuple[int, int]
+def _smooth_area(
+    image: np.ndarray, affine: np.ndarray, input_hw: tuple[int, int], shrink: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """An image without the detail that the input cannot show, and the map from it to the input."""
-    shrink = 1 / np.sqrt(abs(np.linalg.det(affine[:, :2])))
     if shrink < _MIN_SHRINK:
         return image, affine
-    image, affine = _region_of_interest(image, affine, input_hw)
+    image, affine = _region_of_interest(image, affine, input_hw, _MARGIN_PX)
     while shrink >= _HALVE_FROM and min(image.shape[:2]) >= 2:
         height, width = image.shape[0] // 2, image.shape[1] // 2
         even = image[: 2 * height, : 2 * width]
@@ -236,6 +299,23 @@ def _smooth(
     return image, affine
 
 
+def _smooth_gaussian(
+    image: np.ndarray, affine: np.ndarray, input_hw: tuple[int, int], shrink: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same by the rule of the demos of 4D-Humans and TokenHMR; float64, as they go on."""
+    if shrink / 2 <= _GAUSSIAN_FROM:
+        return image, affine
+    sigma = (shrink / 2 - 1) / 2
+    reach = int(4 * sigma + 0.5)
+    image, affine = _region_of_interest(image, affine, input_hw, reach + _MARGIN_PX)
+    size = (2 * reach + 1, 2 * reach + 1)
+    image = image.astype(np.float64)
+    return cv2.GaussianBlur(image, size, sigma, borderType=cv2.BORDER_REPLICATE), affine
+
+
+_FEW_PER_PX = 8  # px of an image per px of the input: more cost more than four channels save
+_FILTERS = {"area": _smooth_area, "gaussian": _smooth_gaussian}
+_GAUSSIAN_FROM = 1.1
 # The least error against 8 x 8 supersampling (shrinks of 1.4 to 6.5) among what costs as little.
 _MIN_SHRINK = 1.4  # below this the blur kernel of uint8 images would be the identity
 _HALVE_FROM = 3.0  # halving at less than this would leave nothing to smooth away its own aliasing
@@ -243,15 +323,15 @@ _SIGMA = 0.6  # px of blur per factor of shrinking
 
 
 def _region_of_interest(
-    image: np.ndarray, affine: np.ndarray, input_hw: tuple[int, int]
+    image: np.ndarray, affine: np.ndarray, input_hw: tuple[int, int], margin_px: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The part of the image that the input shows, with a margin, and the map from it."""
     height, width = input_hw
     corners = np.array([[0, width, 0, width], [0, 0, height, height], [1, 1, 1, 1]])
     seen = invert_affine(affine) @ corners  # (2, 4) px
     limit = np.array(image.shape[1::-1])
-    low = np.clip(np.floor(seen.min(axis=1)).astype(int) - _MARGIN_PX, 0, limit - 1)
-    high = np.clip(np.ceil(seen.max(axis=1)).astype(int) + _MARGIN_PX, low + 1, limit)
+    low = np.clip(np.floor(seen.min(axis=1)).astype(int) - margin_px, 0, limit - 1)
+    high = np.clip(np.ceil(seen.max(axis=1)).astype(int) + margin_px, low + 1, limit)
     moved = np.column_stack([affine[:, :2], affine[:, 2] + affine[:, :2] @ low])
     return image[low[1] : high[1], low[0] : high[0]], moved
 
@@ -259,8 +339,8 @@ def _region_of_interest(
 _MARGIN_PX = 8  # more than the reach of the filters below a shrink of 8
 
 
-def _check_overlap(box: np.ndarray, image: np.ndarray) -> None:
-    height, width = image.shape[:2]
+def _check_overlap(box: np.ndarray, full_hw: tuple[int, int]) -> None:
+    height, width = full_hw
     if box[0] >= width or box[1] >= height or box[2] <= 0 or box[3] <= 0:
         raise ValueError(
             f"box {np.round(box, 1).tolist()} lies outside its image of {width} x {height} px; "

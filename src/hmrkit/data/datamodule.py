@@ -3,11 +3,13 @@
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.trainer.states import TrainerFn
+from pytorch_lightning.utilities import rank_zero_only
 
 from hmrkit.data.bad import BadRecords
 from hmrkit.data.batches import (
@@ -16,17 +18,27 @@ from hmrkit.data.batches import (
     EvalBatches,
     Steps,
     TrainBatches,
+    UnitReader,
     collate_units,
     num_units,
-    read_unit,
     start_worker,
 )
 from hmrkit.data.collate import normalize_image
-from hmrkit.data.machine import num_cores
+from hmrkit.data.machine import auto_workers, num_cores
 from hmrkit.data.mix import Mix, MixSource
-from hmrkit.data.nodes import Node, check_node, make_synthetic, open_local, open_remote
+from hmrkit.data.nodes import (
+    Node,
+    Opening,
+    check_node,
+    draw_weights,
+    drop_missing,
+    format_shares,
+    make_synthetic,
+    open_sources,
+)
+from hmrkit.data.prior import PosePrior
 from hmrkit.data.shards import ShardSet
-from hmrkit.data.stream import RemoteStream, is_remote
+from hmrkit.data.stream import RemoteStream
 from hmrkit.types import Batch
 
 log = logging.getLogger(__name__)
@@ -42,11 +54,14 @@ class DataModule(pl.LightningDataModule):
     Args:
         cut: record -> network input; its ``unit`` is what one draw is, a view or a record.
         batch_size: units per process and step.
-        train: ``{name: {path, weight, protocol, synth}}``. ``path`` is a folder, a pattern, a list,
-            or an http(s) address (train only); ``weight`` is relative, 1 by default; ``synth`` are
-            the options of ``hmrkit.data.synth.shards.make_shards``, which makes the folder.
+        train: ``{name: {path, weight, protocol, synth, ...}}``. ``path`` is a folder, a pattern, a
+            list, or an address (nodes.py); ``weight`` is relative, 1 by default, or for all sources
+            "auto": by number of units; ``synth`` are the options of
+            ``hmrkit.data.synth.shards.make_shards``, which makes the folder.
         val: likewise, without weights; every unit of every source once.
         test: likewise.
+        prior: motion sources, with weights, that ``Batch.prior`` is drawn from; none, no prior.
+        num_prior: real bodies for each unit of a batch.
         num_workers: worker processes per training process; "auto" = ``auto_workers``.
         seed: of order and augmentation.
         steps_per_epoch: None = so many that an epoch draws as many units as the sources have.
@@ -54,6 +69,11 @@ class DataModule(pl.LightningDataModule):
         required_labels: labels (``manifest["labels"]``) that every training source must carry.
         chunk_size: see ``mix.Mix``.
         shuffle_buffer: records that a worker of a remote source shuffles among.
+        group_views: draw the people of one image one after the other, decoding it once; for cuts
+            of views.
+        cache_dir: folder to which sources behind addresses are copied before the first step, to be
+            read like local ones; None streams them (train only).
+        allow_missing: leave out sources that are not there, with a warning.
         allow_pipe: accept ``pipe:`` addresses, which run a shell command.
         allow_changed_data: resume although seed or sources are not those of the checkpoint.
         start_method: of workers: "fork" (Linux: instant), "spawn" or "forkserver" (seconds; for
@@ -67,6 +87,8 @@ class DataModule(pl.LightningDataModule):
         train: Mapping[str, Node],
         val: Mapping[str, Node],
         test: Mapping[str, Node],
+        prior: Mapping[str, Node] = MappingProxyType({}),
+        num_prior: int = 2,
         num_workers: int | str = "auto",
         seed: int = 0,
         steps_per_epoch: int | None = None,
@@ -74,6 +96,9 @@ class DataModule(pl.LightningDataModule):
         required_labels: Sequence[str] = (),
         chunk_size: int = 0,
         shuffle_buffer: int = 1000,
+        group_views: bool = False,
+        cache_dir: str | None = None,
+        allow_missing: bool = False,
         allow_pipe: bool = False,
         allow_changed_data: bool = False,
         start_method: str | None = None,
@@ -84,14 +109,20 @@ class DataModule(pl.LightningDataModule):
         if not 0 <= max_bad <= 1:
             raise ValueError(f"data.max_bad={max_bad} is a fraction: 0 to 1")
         self.cut, self.batch_size, self.num_workers, self.seed = cut, batch_size, num_workers, seed
-        self.nodes = {"train": dict(train), "val": dict(val), "test": dict(test)}
+        maps = {"train": train, "prior": prior, "val": val, "test": test}
+        self.nodes = {split: dict(nodes) for split, nodes in maps.items()}
+        self.num_prior = num_prior
         for name, node in [item for nodes in self.nodes.values() for item in nodes.items()]:
             check_node(name, node)
         self.steps_per_epoch, self.max_bad = steps_per_epoch, max_bad
         self.required_labels, self.chunk_size = tuple(required_labels), chunk_size
-        self.shuffle_buffer, self.allow_pipe = shuffle_buffer, allow_pipe
+        self.group_views, self.allow_missing = group_views, allow_missing
         self.allow_changed_data, self.start_method = allow_changed_data, start_method
         self.sources: dict[str, dict[str, ShardSet | RemoteStream]] = {}
+        stream_options = (seed, shuffle_buffer, allow_pipe, group_views)
+        self._opening = Opening(cut, self.required_labels, cache_dir, stream_options)
+        self._opened: dict[tuple[str, str], ShardSet | RemoteStream] = {}  # by split and name
+        self._has_dropped = False
         self.origin = (0, 0)  # (batch number, sample number) from where batches are counted
         self._bad: list[BadRecords] = []
 
@@ -130,23 +161,28 @@ class DataModule(pl.LightningDataModule):
     # Lightning's hooks
 
     def prepare_data(self) -> None:
-        """Make the shards of ``synth`` sources that have none (on one process per machine)."""
+        """Fetch what is to be cached, then make the shards of ``synth`` sources that have none.
+
+        Lightning calls it on one process per machine.
+        """
         splits = self._splits(None)
-        nodes = [(split, *item) for split in splits for item in self.nodes[split].items()]
-        for split, name, node in nodes:
-            if node.get("synth") is None and not is_remote(node["path"]):
-                self._open(name, node, split)  # what is missing shows before anything is made
-        for _, name, node in nodes:
-            if node.get("synth") is not None:
-                make_synthetic(name, Path(node["path"]), node["synth"])
+        self._open(splits, is_made=False)  # what is missing shows before anything is made
+        for split in splits:
+            for name, node in self.nodes[split].items():
+                if node.get("synth") is not None:
+                    make_synthetic(name, Path(node["path"]), node["synth"])
 
     def setup(self, stage: str | None = None) -> None:
-        """Open the sources of a stage and check them, so that errors come before the first step."""
-        for split in self._splits(stage):
-            if split not in self.sources:
-                opened = {name: self._open(name, n, split) for name, n in self.nodes[split].items()}
-                self.sources[split] = opened
-        if "train" in self.sources and self.nodes["train"]:
+        """Open the sources of a stage and check them, so that errors come before the first step.
+
+        Raises:
+            FileNotFoundError: naming all sources that are missing, and how they are prepared.
+        """
+        splits = [split for split in self._splits(stage) if split not in self.sources]
+        self._open(splits, is_made=True)
+        for split in splits:
+            self.sources[split] = {name: self._opened[split, name] for name in self.nodes[split]}
+        if "train" in splits and self.nodes["train"]:
             self.mix = self._make_mix()
 
     def train_dataloader(self) -> BatchLoader:
@@ -159,9 +195,9 @@ class DataModule(pl.LightningDataModule):
         units = [-(-source.num_units // world_size) for source in self.mix.sources]
         bad = self._counters(self.sources["train"], units, workers)
         steps = self._steps_per_epoch(world_size)
-        dataset = TrainBatches(
-            self.mix, sources, self.cut, self.batch_size, rank, world_size, steps, self.origin, bad
-        )
+        exact = [name for name, n in self.nodes["train"].items() if n.get("has_exact_labels")]
+        order = (self.mix, sources, self.cut, self.batch_size, rank, world_size, steps)
+        dataset = TrainBatches(*order, self.origin, bad, exact, self._prior())
         return self._loader(dataset, Steps(steps, self._position), workers, is_kept=True)
 
     def val_dataloader(self) -> list[BatchLoader]:
@@ -174,9 +210,9 @@ class DataModule(pl.LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Normalise the images on the device; they travel as uint8."""
-        if "image" in batch and batch["image"].dtype == torch.uint8:
-            return {**batch, "image": normalize_image(batch["image"])}
-        return batch
+        raw = {name: batch[name] for name in ("image", "keypoint_image") if name in batch}
+        bytes_only = {name: image for name, image in raw.items() if image.dtype == torch.uint8}
+        return {**batch, **{name: normalize_image(image) for name, image in bytes_only.items()}}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position of the run: one number, and what it counts."""
@@ -194,6 +230,11 @@ class DataModule(pl.LightningDataModule):
         if self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
             return
         identity = self._identity()
+        state = {
+            "group_views": False,
+            "prior": {},
+            **state,
+        }  # checkpoints that are older than the option
         changed = [k for k, v in identity.items() if state[k] != v]
         if changed:
             was, now = ({k: s[k] for k in changed} for s in (state, identity))
@@ -217,7 +258,8 @@ class DataModule(pl.LightningDataModule):
         if split not in self.sources:
             self.setup("test" if split == "test" else "validate")
         shards = self.sources[split][name]
-        batch = collate_units([read_unit(shards, i, self.cut, None) for i in indices], indices)
+        reader = UnitReader(shards, self.cut)
+        batch = collate_units([reader.read(i, None) for i in indices], indices)
         return self.on_after_batch_transfer(batch, 0)
 
     # Parts
@@ -225,24 +267,43 @@ class DataModule(pl.LightningDataModule):
     def _splits(self, stage: str | None) -> list[str]:
         if stage is None and self.trainer is not None and self.trainer.state.fn is not None:
             stage = self.trainer.state.fn.value
-        known = {"fit": ["train", "val"], "validate": ["val"], "test": ["test"]}
-        return known.get(stage or "", ["train", "val", "test"])
+        fit = ["train", "prior", "val"]
+        known = {"fit": fit, "validate": ["val"], "test": ["test"]}
+        return known.get(stage or "", [*fit, "test"])
 
-    def _open(self, name: str, node: Node, split: str) -> ShardSet | RemoteStream:
-        labels = self.required_labels if split == "train" else ()
-        if split == "train" and is_remote(node["path"]):
-            options = (self.seed, self.shuffle_buffer, self.allow_pipe)
-            return open_remote(name, node, self.cut, labels, *options)
-        return open_local(name, node, self.cut, labels)
+    def _prior(self) -> PosePrior | None:
+        nodes, sources = self.nodes["prior"], self.sources["prior"]
+        if not nodes:
+            return None
+        weights = [float(node.get("weight", 1)) for node in nodes.values()]
+        return PosePrior(list(nodes), list(sources.values()), weights, self.num_prior, self.seed)
+
+    def _open(self, splits: Sequence[str], is_made: bool) -> None:
+        """Open the sources of some maps, those of ``synth`` only if they are made."""
+        maps = {split: self.nodes[split] for split in splits}
+        missing = open_sources(maps, self._opened, self._opening, is_made)
+        if missing:
+            drop_missing(maps, missing, self.allow_missing)
+            self._has_dropped = True
 
     def _make_mix(self) -> Mix:
+        opened = self.sources["train"]
+        counts = [
+            num_units(s, self.cut) if isinstance(s, ShardSet) else s.num_units(self.cut.unit)
+            for s in opened.values()
+        ]
+        weights = draw_weights(self.nodes["train"], counts)
+        is_grouped = self.group_views and self.cut.unit == "view"
         sources = []
-        for name, source in self.sources["train"].items():
-            units = num_units(source, self.cut) if isinstance(source, ShardSet) else 0
-            sources.append(
-                MixSource(name, float(self.nodes["train"][name].get("weight", 1)), units)
-            )
-        return Mix(sources, self.seed, self.chunk_size)
+        for (name, source), weight, count in zip(opened.items(), weights, counts, strict=True):
+            is_local = isinstance(source, ShardSet)
+            groups = source.views_per_record if is_local and is_grouped else None
+            sources.append(MixSource(name, weight, count if is_local else 0, groups))
+        mix = Mix(sources, self.seed, self.chunk_size)
+        if rank_zero_only.rank == 0:
+            level = logging.WARNING if self._has_dropped else logging.INFO
+            log.log(level, "%s", format_shares(mix, counts, self.cut.unit))
+        return mix
 
     def _steps_per_epoch(self, world_size: int) -> int:
         if self.steps_per_epoch is not None:
@@ -263,7 +324,12 @@ class DataModule(pl.LightningDataModule):
             "seed": self.seed,
             "unit": self.cut.unit,
             "chunk_size": self.chunk_size,
+            "group_views": any(
+                source.group_sizes is not None and int(source.group_sizes.max()) > 1
+                for source in self.mix.sources
+            ),
             "sources": sources,
+            "prior": {name: source.digest() for name, source in self.sources["prior"].items()},
         }
 
     def _position(self) -> int:
@@ -311,7 +377,7 @@ class DataModule(pl.LightningDataModule):
             bad = self._counters({name: shards}, [units], workers)
             batches = EvalBatches(shards, self.cut, self.batch_size, rank, world_size, bad)
             loaders.append(
-                self._loader(batches, Steps(len(batches), _zero), workers, is_kept=False)
+                self._loader(batches, Steps(len(batches), lambda: 0), workers, is_kept=False)
             )
         return loaders
 
@@ -328,16 +394,3 @@ class DataModule(pl.LightningDataModule):
             multiprocessing_context=self.start_method if workers else None,
             generator=torch.Generator().manual_seed(self.seed),  # else it draws from torch's own
         )
-
-
-def auto_workers(cores: int, is_cpu: bool) -> int:
-    """Worker processes of one training process that has so many cores to itself.
-
-    On a GPU all cores but one prepare samples. On a CPU the network needs the most of them: a third
-    of the cores feeds it.
-    """
-    return min(cores // 3 if is_cpu and cores > 2 else cores - 1, 8)
-
-
-def _zero() -> int:
-    return 0

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import re
+import secrets
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -54,6 +55,8 @@ class ShardInfo:
     labels: dict[str, int] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     schema_version: int = SCHEMA_VERSION
+    origin: str = ""  # of the index of another format's tar (foreign.py): what it was made from
+    left_out: dict[str, int] = field(default_factory=dict)  # people of such a tar, by reason
 
     def count(self, sample: Sample) -> None:
         """Add one complete sample."""
@@ -95,8 +98,22 @@ def index_path(shard: Path) -> Path:
     return shard.with_name(shard.name + ".index")
 
 
-def write_index(path: Path, info: ShardInfo, members: list[Member], num_views: list[int]) -> None:
-    """Write the index of the shard at ``path``; files of one record are neighbours."""
+def write_index(
+    path: Path,
+    info: ShardInfo,
+    members: list[Member],
+    num_views: list[int],
+    target: Path | None = None,
+) -> None:
+    """Write the index of the shard at ``path``; files of one record are neighbours.
+
+    Args:
+        path: the tar.
+        info: of the tar.
+        members: its files.
+        num_views: of every record.
+        target: where to; None for beside the tar.
+    """
     split = [_SPLIT.fullmatch(member.name) for member in members]
     keys = [match[1] for match in split]  # type: ignore[index]
     extensions = sorted({match[2] for match in split})  # type: ignore[index]
@@ -111,11 +128,16 @@ def write_index(path: Path, info: ShardInfo, members: list[Member], num_views: l
         "num_views": np.array(num_views, np.int32),
     }
     metadata = {"info": json.dumps(asdict(info)), "extensions": json.dumps(extensions)}
-    write_atomically(index_path(path), save_arrays(arrays, metadata))
+    write_atomically(target or index_path(path), save_arrays(arrays, metadata))
 
 
-def read_index(path: str | Path) -> ShardIndex:
+def read_index(path: str | Path, is_short_allowed: bool = False) -> ShardIndex:
     """Read and verify the index of the shard at ``path``.
+
+    Args:
+        path: of the tar.
+        is_short_allowed: take a tar that ends early, with a warning: what is left of it can be
+            read, and each record that is lost is a bad one.
 
     Raises:
         FileNotFoundError: if the tar or its index is missing.
@@ -130,23 +152,39 @@ def read_index(path: str | Path) -> ShardIndex:
     if not index_path(path).is_file():
         raise FileNotFoundError(f"shard {path} has no index {index_path(path).name}: {remedy}")
     try:
-        with safe_open(index_path(path), "numpy") as file:
-            metadata = file.metadata()
-            arrays = {name: file.get_tensor(name) for name in _ARRAYS}
-        info = ShardInfo(**json.loads(metadata["info"]))
-        keys = arrays.pop("keys").tobytes().decode().split("\n")
-        index = ShardIndex(path, info, keys, json.loads(metadata["extensions"]), **arrays)
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        index = load_index(index_path(path), path)
+    except ValueError as error:
         raise ValueError(f"index of shard {path} is damaged ({error}): {remedy}") from error
+    info, keys, num_bytes = index.info, index.keys, path.stat().st_size
     if info.schema_version != SCHEMA_VERSION:
         problem = f"has schema {info.schema_version}, this hmrkit reads {SCHEMA_VERSION}"
-    elif info.num_bytes != path.stat().st_size:
-        problem = f"has {path.stat().st_size} bytes, its index says {info.num_bytes}"
+    elif info.num_bytes != num_bytes and not (is_short_allowed and num_bytes < info.num_bytes):
+        problem = f"has {num_bytes} bytes, its index says {info.num_bytes}"
     elif not info.num_records == len(keys) == len(index.first_member) - 1 == len(index.num_views):
         problem = f"counts {info.num_records} records, its index lists {len(keys)}"
     else:
+        if num_bytes < info.num_bytes:
+            log.warning("shard %s ends %d bytes early", path, info.num_bytes - num_bytes)
         return index
     raise ValueError(f"shard {path} {problem}: {remedy}")
+
+
+def load_index(file: Path, path: Path) -> ShardIndex:
+    """Read an index file of the tar at ``path`` as it is.
+
+    Raises:
+        ValueError: if it is no index.
+    """
+    try:
+        with safe_open(file, "numpy") as content:
+            metadata = content.metadata()
+            arrays = {name: content.get_tensor(name) for name in _ARRAYS}
+        info = ShardInfo(**json.loads(metadata["info"]))
+        text = arrays.pop("keys").tobytes().decode()
+        keys = text.split("\n") if text else []
+        return ShardIndex(path, info, keys, json.loads(metadata["extensions"]), **arrays)
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(str(error)) from error
 
 
 def index_shard(path: str | Path) -> ShardInfo:
@@ -164,17 +202,7 @@ def index_shard(path: str | Path) -> ShardInfo:
     members: list[Member] = []
     num_views: list[int] = []
     with path.open("rb") as file:
-        found = list(_scan(file, info.problems))
-        dropped = [m.name for m in found if _is_dropped(m.name)]
-        kept = [m for m in found if not _is_dropped(m.name)]
-        if dropped:
-            info.problems.append(f"{len(dropped)} files without a key, such as {dropped[0]!r}")
-        seen: set[str] = set()
-        for key, group in groupby(kept, key=lambda member: _SPLIT.fullmatch(member.name)[1]):  # type: ignore[index]
-            record = list(group)
-            if key in seen:
-                info.problems.append(f"record {key!r} occurs twice or is not contiguous")
-            seen.add(key)
+        for key, record in list_records(file, info.problems):
             members += record
             num_views.append(_count_record(file, key, record, info))
         info.sha256 = _sha256(file)
@@ -185,6 +213,21 @@ def index_shard(path: str | Path) -> ShardInfo:
         log.warning("shard %s: %s", path, problem)
     write_index(path, info, members, num_views)
     return info
+
+
+def list_records(file: BinaryIO, problems: list[str]) -> Iterator[tuple[str, list[Member]]]:
+    """Yield the key and the files of every record of a tar, and append what is wrong with it."""
+    found = list(_scan(file, problems))
+    dropped = [m.name for m in found if _is_dropped(m.name)]
+    if dropped:
+        problems.append(f"{len(dropped)} files without a key, such as {dropped[0]!r}")
+    kept = (m for m in found if not _is_dropped(m.name))
+    seen: set[str] = set()
+    for key, group in groupby(kept, key=lambda member: _SPLIT.fullmatch(member.name)[1]):  # type: ignore[index]
+        if key in seen:
+            problems.append(f"record {key!r} occurs twice or is not contiguous")
+        seen.add(key)
+        yield key, list(group)
 
 
 def index_folder(folder: str | Path) -> list[ShardInfo]:
@@ -232,6 +275,7 @@ def _scan(file: BinaryIO, problems: list[str]) -> Iterator[Member]:
     is_damaged = False
     while position is not None and position < end:
         file.seek(position)
+        tar = None
         try:
             tar = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 (the file stays ours)
             while (entry := tar.next()) is not None:
@@ -244,10 +288,14 @@ def _scan(file: BinaryIO, problems: list[str]) -> Iterator[Member]:
                 num_lost += is_damaged
                 file.seek(entry.offset_data)
                 yield Member(entry.name, entry.offset_data, entry.size, _crc(file, entry.size))
-            stop = tar.offset
-        except tarfile.ReadError:
-            stop = position
-        position = _next_header(file, stop, end)
+            stop = behind = tar.offset
+        except tarfile.ReadError:  # at a header, of which what belongs to it is missing
+            stop = position if tar is None else tar.offset
+            behind = stop + BLOCK
+        if stop >= end:
+            problems.append("truncated: the mark of its end is missing")
+            break
+        position = _next_header(file, behind, end)
         if position is not None or _has_content(file, stop, end):
             problems.append(f"garbage at byte {stop}, tarfile takes it for the end")
             is_damaged = True
@@ -283,7 +331,8 @@ def _next_header(file: BinaryIO, start: int, end: int) -> int | None:
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a small file so that it is either whole or absent."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    unique = f"{os.getpid()}-{secrets.token_hex(4)}"  # machines that share a disk share pids too
+    temporary = path.with_name(f".{path.name}.{unique}.tmp")
     with temporary.open("wb") as file:
         file.write(data)
     publish(temporary, path)

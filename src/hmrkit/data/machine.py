@@ -14,3 +14,12 @@ def num_cores() -> int:
         if limit != "max":
             cores = min(cores, max(1, int(limit) // int(period)))
     return cores
+
+
+def auto_workers(cores: int, is_cpu: bool) -> int:
+    """Worker processes of one training process that has so many cores to itself.
+
+    On a GPU all cores but one prepare samples. On a CPU the network needs the most of them: a third
+    of the cores feeds it.
+    """
+    return min(cores // 3 if is_cpu and cores > 2 else cores - 1, 8)

@@ -11,6 +11,8 @@ from hmrkit.data.index import ShardInfo, read_index, write_atomically
 from hmrkit.data.record import SCHEMA_VERSION
 
 MANIFEST = "hmrkit.json"
+PREPARING = ".prepare"  # folder in one that hmrkit.prepare has not finished
+MAKING = "making.json"  # file in one that hmrkit.synth has not finished
 KINDS = ("crops", "scenes", "rigs", "motion")
 _COUNTED = ("records", "people", "views", "images", "bytes")
 
@@ -44,20 +46,48 @@ def write_manifest(
     strange = [info.name for info in infos if info.joint_set != joint_set]
     if strange:
         raise ValueError(f"shards of another joint set than {joint_set!r} in {folder}: {strange}")
-    manifest = {
+    manifest = build_manifest(source, kind, joint_set, infos, {}, options, command)
+    write_atomically(folder / MANIFEST, manifest_text(manifest).encode())
+    return manifest
+
+
+def build_manifest(
+    source: str,
+    kind: str,
+    joint_set: str,
+    infos: Sequence[ShardInfo],
+    more: Mapping[str, Any],
+    options: Mapping[str, Any],
+    command: str,
+) -> dict[str, Any]:
+    """Sum up shards.
+
+    Args:
+        source: name of the source.
+        kind: one of crops, scenes, rigs, motion.
+        joint_set: of every record.
+        infos: of the shards, in order.
+        more: what else is to be said of the content.
+        options: what the shards were made with, plain values.
+        command: the command line that made them.
+    """
+    return {
         "schema_version": SCHEMA_VERSION,
         "source": source,
         "kind": kind,
         "joint_set": joint_set,
         **totals(infos),
+        **more,
         "options": dict(options),
         "command": command,
         "hmrkit_version": __version__,
         "shards": [shard_entry(info) for info in infos],
     }
-    text = json.dumps(manifest, indent=1, sort_keys=False) + "\n"
-    write_atomically(folder / MANIFEST, text.encode())
-    return manifest
+
+
+def manifest_text(manifest: Mapping[str, Any]) -> str:
+    """The content of ``hmrkit.json``."""
+    return json.dumps(manifest, indent=1, sort_keys=False) + "\n"
 
 
 def totals(infos: Sequence[ShardInfo]) -> dict[str, Any]:
@@ -123,3 +153,33 @@ def compare(manifest: dict[str, Any], infos: Sequence[ShardInfo], folder: Any) -
     wrong = {k: (manifest.get(k), v) for k, v in actual.items() if manifest.get(k) != v}
     if wrong:
         raise ValueError(f"{folder}/{MANIFEST} counts wrong (manifest, shards): {wrong}")
+
+
+def refuse_other_options(
+    where: Any,
+    then: Mapping[str, Any],
+    now: Mapping[str, Any],
+    remedy: str = "give another output, or delete the folder",
+) -> None:
+    """Raise if shards were made, or begun, with other options.
+
+    Raises:
+        ValueError: naming the first difference.
+    """
+    flat_then, flat_now = _flat(then), _flat(now)
+    for name in [*flat_now, *flat_then]:
+        if flat_then.get(name) != flat_now.get(name):
+            raise ValueError(
+                f"{where} was made with {name}={flat_then.get(name)!r}, now {name}="
+                f"{flat_now.get(name)!r}: {remedy}"
+            )
+
+
+def _flat(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in options.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat

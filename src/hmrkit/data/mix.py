@@ -23,20 +23,23 @@ class MixSource(NamedTuple):
     name: str
     weight: float  # relative to the others
     num_units: int  # what one draw takes: views or records; 0 for a stream of unknown length
+    group_sizes: np.ndarray | None = None  # units of every group, in order; None for no groups
 
 
 class Mix:
     """A never-ending sequence of draws.
 
     Per block of 1000 draws every source gets an exact integer quota, in shuffled order. A source is
-    walked in passes, each a new permutation, so that every unit comes once per pass.
+    walked in passes, each a new permutation, so that every unit comes once per pass. Where a source
+    has groups (the people of one image), it is the groups that are permuted: units of one group
+    stay next to each other.
 
     Args:
         sources: in the order of the mix.
         seed: 0 to 2**60.
-        chunk_size: 0 shuffles each pass freely. 64 keeps runs of 64 neighbours near each other (16
-            runs at a time are shuffled together), for disks and network file systems where a read
-            at a random place is slow.
+        chunk_size: 0 shuffles each pass freely. 64 keeps runs of 64 neighbours (units, or groups)
+            near each other (16 runs at a time are shuffled together), for disks and network file
+            systems where a read at a random place is slow.
 
     Raises:
         ValueError: for no source, a weight <= 0, or one too small for a slot in 1000.
@@ -103,9 +106,17 @@ class Mix:
 
     def _pass_order(self, source: int, number: int) -> np.ndarray:
         """Return the permutation of a source's units in its pass ``number``."""
-        name, _, num_units = self.sources[source]
+        name, _, num_units, sizes = self.sources[source]
         # The name, not the position, is in the key: dropping a source leaves the others' order.
         rng = self._generator(_PASS, zlib.crc32(name.encode()) << 32 | number)
+        if sizes is None:
+            return self._shuffled(rng, num_units)
+        groups = self._shuffled(rng, len(sizes))
+        first, counts = (np.cumsum(sizes) - sizes)[groups], sizes[groups]
+        starts = np.repeat(first - (np.cumsum(counts) - counts), counts)
+        return (starts + np.arange(num_units)).astype(np.int32)
+
+    def _shuffled(self, rng: np.random.Generator, num_units: int) -> np.ndarray:
         if self.chunk_size == 0:
             return rng.permutation(num_units).astype(np.int32)
         starts = rng.permutation(np.arange(0, num_units, self.chunk_size, dtype=np.int32))
@@ -119,7 +130,7 @@ class Mix:
 
 def _quotas(sources: Sequence[MixSource]) -> np.ndarray:
     """Share BLOCK_SIZE slots by weight: floors first, then the largest remainders."""
-    for name, weight, num_units in sources:
+    for name, weight, num_units, _ in sources:
         if not weight > 0 or not np.isfinite(weight):
             raise ValueError(
                 f"source {name!r}: weight {weight} must be > 0 (~mix.train.{name} drops it)"

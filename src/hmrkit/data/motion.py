@@ -4,6 +4,7 @@ import numpy as np
 
 from hmrkit.data.augment import mirror_matrix, move_world
 from hmrkit.data.crops import select_persons
+from hmrkit.data.record import Unusable
 from hmrkit.types import Sample
 
 
@@ -30,12 +31,12 @@ class Motion:
         """Take the frames; ``view`` plays no part.
 
         Raises:
-            ValueError: if the record is shorter than ``num_frames``.
+            Unusable: if the record is shorter than ``num_frames``.
         """
         total = len(sample["pose"])
         length = total if self.num_frames is None else self.num_frames
         if length > total:
-            raise ValueError(
+            raise Unusable(
                 f"record {sample['key']!r} has {total} frames, num_frames={length} are wanted; ask "
                 "for fewer or leave short clips out"
             )

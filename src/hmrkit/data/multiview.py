@@ -6,6 +6,8 @@ import numpy as np
 
 from hmrkit.data.augment import AugmentParams, mirror_matrix, move_world
 from hmrkit.data.crops import Crops, select_persons
+from hmrkit.data.images import image_size, pick_images
+from hmrkit.data.record import Unusable
 from hmrkit.types import Sample
 
 
@@ -22,15 +24,23 @@ class MultiView:
         crops: how a view is cut; its ``augment`` is used.
         num_views: at most so many views of each person, with ``rng`` drawn and in random order,
             without the first ones; None for all in stored order.
+        keypoint_crops: how a view is cut a second time, for a network that finds keypoints in
+            pictures of another size (``keypoint_image``, ``keypoint_crop_to_img``); with what was
+            drawn for the first crop. None for one crop per view.
     """
 
     unit = "record"
 
-    def __init__(self, crops: Crops, num_views: int | None = None) -> None:
+    def __init__(
+        self, crops: Crops, num_views: int | None = None, keypoint_crops: Crops | None = None
+    ) -> None:
         if num_views is not None and num_views < 1:
             raise ValueError(f"num_views={num_views}: a person needs at least one view")
+        if keypoint_crops is not None and keypoint_crops.augment is not None:
+            raise ValueError("keypoint_crops.augment: what crops.augment draws is used; set null")
         self.crops = crops
         self.num_views = num_views
+        self.keypoint_crops = keypoint_crops
 
     def __call__(
         self, sample: Sample, view: int | None = None, rng: np.random.Generator | None = None
@@ -47,10 +57,10 @@ class MultiView:
         """Cut the given views (O,), one draw each; all flipped or none.
 
         Raises:
-            ValueError: if there is no view, or a view has no usable box.
+            Unusable: if there is no view, or a view has no usable box.
         """
         if len(views) == 0:
-            raise ValueError(f"record {sample['key']!r} has no view; leave it out")
+            raise Unusable(f"record {sample['key']!r} has no view; leave it out")
         sample = self.crops.read(sample)
         draws = [replace(draw, is_flipped=is_flipped) for draw in draws]
         cuts = [self.crops.cut_view(sample, v, d) for v, d in zip(views, draws, strict=True)]
@@ -58,12 +68,13 @@ class MultiView:
         images = sample["image_of_view"][views]
         persons, person_of_view = np.unique(sample["person_of_view"][views], return_inverse=True)
         moved = move_world(select_persons(sample, persons), mirror_matrix(is_flipped))
-        sizes = [sample["images"][image].shape[:2] for image in images]
+        sizes = [image_size(sample["images"], image) for image in images]
         return {
             **moved,
             **{name: np.concatenate([part[name] for part in parts]) for name in parts[0]},
-            "images": [sample["images"][image] for image in images],
+            "images": pick_images(sample["images"], images),
             "intrinsics": moved["intrinsics"][images],
+            "intrinsics_of_view": sample["intrinsics_of_view"][views],
             "world_to_camera": moved["world_to_camera"][images],
             "image_of_view": np.arange(len(views)),
             "person_of_view": person_of_view,
@@ -72,6 +83,20 @@ class MultiView:
             "input_image": np.stack([pixels for pixels, _ in cuts]),
             "input_size": np.array([self.crops.input_hw] * len(views)),
             "full_size": np.array(sizes),
+            **self._second_cut(sample, views, draws),
+        }
+
+    def _second_cut(
+        self, sample: Sample, views: np.ndarray, draws: list[AugmentParams]
+    ) -> dict[str, np.ndarray]:
+        """The same views as ``keypoint_crops`` cut them, if there are any."""
+        crops = self.keypoint_crops
+        if crops is None:
+            return {}
+        cuts = [crops.cut_view(sample, v, d) for v, d in zip(views, draws, strict=True)]
+        return {
+            "keypoint_image": np.stack([pixels for pixels, _ in cuts]),
+            "keypoint_crop_to_img": np.concatenate([part["crop_to_img"] for _, part in cuts]),
         }
 
     def _choose(self, sample: Sample, rng: np.random.Generator | None) -> np.ndarray:

@@ -7,6 +7,8 @@ docs/shards.md describes every field.
 
 import json
 import re
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import cv2
@@ -26,6 +28,7 @@ KEY_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,72}")  # a dot would split the key, a
 FIELDS: dict[str, tuple[str, tuple[str | int, ...]]] = {
     "intrinsics": ("float32", ("I", 3, 3)),
     "world_to_camera": ("float32", ("I", 4, 4)),
+    "intrinsics_of_view": ("float32", ("O", 3, 3)),
     "image_of_view": ("int64", ("O",)),
     "person_of_view": ("int64", ("O",)),
     "box_img": ("float32", ("O", 4)),
@@ -46,6 +49,17 @@ _DTYPES = {"F32": np.float32, "I64": np.int64, "BOOL": np.bool_}
 _STRINGS = ("key", "source", "joint_set")
 
 
+class BadImage(ValueError):
+    """The content of an image file cannot be decoded."""
+
+
+class Unusable(ValueError):
+    """What a cut raises for a record whose content it cannot use, such as a box off its image.
+
+    In a loader it makes the record a bad one of kind "cut"; any other error of a cut stops the run.
+    """
+
+
 class BadRecord(Exception):
     """A record that cannot be used: it is skipped, counted by (source, shard, kind) and reported.
 
@@ -57,7 +71,7 @@ class BadRecord(Exception):
         number: how many records are lost (the rest of a shard counts as one event).
     """
 
-    KINDS = ("file", "truncated", "checksum", "image", "labels", "missing")
+    KINDS = ("file", "truncated", "checksum", "image", "labels", "missing", "cut")
 
     def __init__(
         self, shard: str, key: str, reason: str, kind: str = "labels", number: int = 1
@@ -114,8 +128,9 @@ def check_sample(sample: Sample) -> None:
         problem = f"unknown fields {unknown}" if unknown else f"missing fields {absent}"
         raise ValueError(f"record {key!r}: {problem}; schema {SCHEMA_VERSION} has {sorted(known)}")
     sizes = _sizes(sample, sample["joint_set"])
+    shapes = _all_shapes(tuple(sizes.items()))
     for name, (dtype, letters) in FIELDS.items():
-        array, shape = sample[name], _shape(letters, sizes)
+        array, shape = sample[name], shapes[name]
         if array.dtype != dtype or array.shape != shape:
             wanted = "(" + ", ".join(map(str, letters)) + ("," if len(letters) == 1 else "") + ")"
             raise ValueError(
@@ -165,10 +180,16 @@ def _shape(letters: tuple[str | int, ...], sizes: dict[str, int]) -> tuple[int, 
     return tuple(sizes[x] if isinstance(x, str) else x for x in letters)
 
 
+@lru_cache(maxsize=1024)
+def _all_shapes(sizes: tuple[tuple[str, int], ...]) -> dict[str, tuple[int, ...]]:
+    return {name: _shape(letters, dict(sizes)) for name, (_, letters) in FIELDS.items()}
+
+
 def labels_present(sample: Sample) -> dict[str, int]:
     """Count what a complete sample really carries: ``{label: number of views or people}``."""
     counts = {
         "intrinsics": np.isfinite(sample["intrinsics"]).all((1, 2)).sum(),
+        "intrinsics_of_view": np.isfinite(sample["intrinsics_of_view"]).all((1, 2)).sum(),
         "visible_fraction": np.isfinite(sample["visible_fraction"]).sum(),
         "keypoints_img": (sample["keypoints_img"][..., -1] > 0).any(1).sum(),
         "keypoints_world": (sample["keypoints_world"][..., -1] > 0).any(1).sum(),
@@ -224,8 +245,15 @@ def save_arrays(arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> byte
     return len(header).to_bytes(8, "little") + header + data[start:]
 
 
-def decode_record(members: dict[str, bytes]) -> Sample:
+def decode_record(
+    members: dict[str, bytes],
+    read_images: Callable[[list[bytes], str], Sequence[np.ndarray]] | None = None,
+) -> Sample:
     """Turn the files of one record into a checked sample.
+
+    Args:
+        members: ``{extension: content}``.
+        read_images: what makes the images of their files and the key; None decodes them.
 
     Raises:
         BadRecord: with an empty shard; the reader fills it in.
@@ -241,15 +269,25 @@ def decode_record(members: dict[str, bytes]) -> Sample:
     if sorted(names) != sorted(map(str, range(num_images))):
         reason = f"labels are for {num_images} images, the record has {sorted(names.values())}"
         raise BadRecord("", sample["key"], reason, "missing")
-    try:
-        sample["images"] = [decode_image(members[names[str(i)]]) for i in range(num_images)]
-    except ValueError as error:
-        raise BadRecord("", sample["key"], f"image cannot be decoded: {error}", "image") from error
+    files = [members[names[str(i)]] for i in range(num_images)]
+    sample["images"] = (read_images or decode_images)(files, sample["key"])  # type: ignore[typeddict-item]
     try:
         check_sample(sample)
     except ValueError as error:
         raise BadRecord("", sample["key"], str(error), "labels") from error
     return sample
+
+
+def decode_images(files: list[bytes], key: str) -> list[np.ndarray]:
+    """Decompress all images of a record.
+
+    Raises:
+        BadRecord: with an empty shard, if one cannot be.
+    """
+    try:
+        return [decode_image(file) for file in files]
+    except ValueError as error:
+        raise BadRecord("", key, f"image cannot be decoded: {error}", "image") from error
 
 
 def decode_labels(data: bytes) -> Sample:
@@ -281,11 +319,14 @@ def decode_image(data: bytes) -> np.ndarray:
     """Decompress a JPEG or PNG file to (H, W, 3) uint8 RGB.
 
     Raises:
-        ValueError: if the content is neither, or damaged.
+        BadImage: if the content is neither, or damaged.
     """
     if data.startswith(b"\xff\xd8"):
-        return simplejpeg.decode_jpeg(data)  # strict: a damaged file raises
+        try:
+            return simplejpeg.decode_jpeg(data)  # strict: a damaged file raises
+        except ValueError as error:
+            raise BadImage(str(error)) from error
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
     if image is None:
-        raise ValueError(f"{len(data)} bytes that are no JPEG or PNG (starts {data[:8]!r})")
+        raise BadImage(f"{len(data)} bytes that are no JPEG or PNG (starts {data[:8]!r})")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)

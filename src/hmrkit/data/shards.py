@@ -12,7 +12,7 @@ import tarfile
 import zlib
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 
 from hmrkit.body import joints
+from hmrkit.data.images import lazy_images
+from hmrkit.data.in_place import decode_in_place
 from hmrkit.data.index import (
     BLOCK,
     Member,
@@ -33,7 +35,9 @@ from hmrkit.data.index import (
     write_index,
 )
 from hmrkit.data.manifest import (
+    MAKING,
     MANIFEST,
+    PREPARING,
     compare,
     read_manifest,
     shard_entry,
@@ -48,6 +52,7 @@ from hmrkit.data.record import (
     decode_record,
     encode_record,
 )
+from hmrkit.data.tar_index import open_tars
 from hmrkit.types import Sample
 
 __all__ = [
@@ -57,6 +62,7 @@ __all__ = [
     "index_folder",
     "index_shard",
     "read_manifest",
+    "write_encoded_shard",
     "write_manifest",
     "write_shard",
 ]
@@ -86,14 +92,35 @@ def write_shard(
     Raises:
         ValueError: naming the key and field of a sample that breaks the schema; no file is left.
     """
+    if image_format not in IMAGE_FORMATS:
+        raise ValueError(f"image_format={image_format!r}: expected one of {IMAGE_FORMATS}")
+
+    def encoded() -> Iterator[tuple[Sample, dict[str, bytes]]]:
+        for partial in samples:
+            sample = complete_sample(partial, joint_set)
+            yield sample, encode_record(sample, image_format, quality)
+
+    return write_encoded_shard(path, encoded(), joint_set)
+
+
+def write_encoded_shard(
+    path: str | Path, records: Iterable[tuple[Sample, dict[str, bytes]]], joint_set: str
+) -> ShardInfo:
+    """Write one shard and its index, as ``write_shard``, of complete samples and their files.
+
+    Args:
+        path: ``*.tar``; its folder is created.
+        records: complete samples with what ``record.encode_record`` made of them.
+        joint_set: of every sample.
+    """
     path = Path(path)
-    if path.suffix != ".tar" or image_format not in IMAGE_FORMATS:
-        raise ValueError(f"cannot write {path} as {image_format!r}: need *.tar and {IMAGE_FORMATS}")
+    if path.suffix != ".tar":
+        raise ValueError(f"cannot write {path}: the name of a shard ends in .tar")
     joints.names(joint_set)  # unknown joint set: raise before anything is written
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        info, members, num_views = _write_tar(temporary, samples, joint_set, image_format, quality)
+        info, members, num_views = _write_tar(temporary, records, joint_set)
         info.name = path.name
         index_path(path).unlink(missing_ok=True)  # an old index must not outlive its tar
         publish(temporary, path)
@@ -104,7 +131,7 @@ def write_shard(
 
 
 def _write_tar(
-    path: Path, samples: Iterable[Sample], joint_set: str, image_format: str, quality: int
+    path: Path, records: Iterable[tuple[Sample, dict[str, bytes]]], joint_set: str
 ) -> tuple[ShardInfo, list[Member], list[int]]:
     info = ShardInfo("", joint_set)
     members: list[Member] = []
@@ -117,13 +144,12 @@ def _write_tar(
             file.write(data)
             digest.update(data)
 
-        for partial in samples:
-            sample = complete_sample(partial, joint_set)
+        for sample, files in records:
             key = sample["key"]
             if key in seen:
                 raise ValueError(f"record {key!r} occurs twice in one shard")
             seen.add(key)
-            for extension, data in encode_record(sample, image_format, quality).items():
+            for extension, data in files.items():
                 entry = tarfile.TarInfo(f"{key}.{extension}")  # mtime, uid, gid 0: same bytes
                 entry.size = len(data)
                 put(entry.tobuf(tarfile.USTAR_FORMAT))
@@ -145,6 +171,8 @@ class ShardSet:
     Args:
         path: a folder, a ``.tar``, a pattern with ``*`` or ``{0..9}``, or a list of those.
         name: the source's name in the mix; it replaces the stored one in every sample.
+        converter: reads tars of another format as they are (``in_place.TarConverter``); their
+            indices are made where they are missing.
 
     Raises:
         FileNotFoundError: naming source, path and remedy.
@@ -156,10 +184,18 @@ class ShardSet:
         joint_set: of the records.
     """
 
-    def __init__(self, path: str | Path | Sequence[str | Path], name: str | None = None) -> None:
-        self.name = name
-        paths, stored = _find_shards(path, name)
-        self.shards: list[ShardIndex] = [read_index(shard) for shard in paths]
+    def __init__(
+        self,
+        path: str | Path | Sequence[str | Path],
+        name: str | None = None,
+        converter: Any = None,
+    ) -> None:
+        self.name, self.converter = name, converter
+        paths, stored = _find_shards(path, name, converter)
+        if converter is None:
+            self.shards: list[ShardIndex] = [read_index(shard, True) for shard in paths]
+        else:
+            self.shards = open_tars(paths, converter, name)
         infos = [shard.info for shard in self.shards]
         if stored is not None:
             compare(stored, infos, path)
@@ -170,7 +206,7 @@ class ShardSet:
         self.manifest: dict[str, Any] = stored or {
             "schema_version": SCHEMA_VERSION,
             "source": name,
-            "kind": None,
+            "kind": getattr(converter, "kind", None),
             "joint_set": self.joint_set,
             **totals(infos),
             "shards": [shard_entry(info) for info in infos],
@@ -187,15 +223,19 @@ class ShardSet:
         return {**self.__dict__, "_files": OrderedDict()}
 
     @cached_property
+    def views_per_record(self) -> np.ndarray:
+        """(records,) int32, the number of views of every record."""
+        return np.concatenate([shard.num_views for shard in self.shards])
+
+    @cached_property
     def record_of_view(self) -> np.ndarray:
         """(num_views,) int32, the record that view v of the set is in."""
-        counts = np.concatenate([shard.num_views for shard in self.shards])
-        return np.repeat(np.arange(len(self), dtype=np.int32), counts)
+        return np.repeat(np.arange(len(self), dtype=np.int32), self.views_per_record)
 
     @cached_property
     def first_view(self) -> np.ndarray:
         """(records,) int64, number of the first view of every record."""
-        counts = np.concatenate([shard.num_views for shard in self.shards])
+        counts = self.views_per_record
         return np.cumsum(counts, dtype=np.int64) - counts
 
     def locate_view(self, view: int) -> tuple[int, int]:
@@ -220,19 +260,27 @@ class ShardSet:
         hashes = "\n".join(shard.info.sha256 for shard in self.shards)
         return hashlib.sha256(hashes.encode()).hexdigest()
 
-    def read(self, record: int) -> Sample:
+    def read(self, record: int, is_lazy: bool = False) -> Sample:
         """Read, decode and check one record.
+
+        Args:
+            record: its number.
+            is_lazy: leave the images undecoded until they are asked for (``images.LazyImages``);
+                asking for one then raises what reading would have raised.
 
         Raises:
             BadRecord: if anything is wrong with it.
         """
         members = self.read_files(record)
+        path, key = str(self.shards[self.locate(record)[0]].path), self.key(record)
+        read_images = lazy_images(path) if is_lazy else None
         try:
-            sample = decode_record(members)
+            if self.converter is None:
+                sample = decode_record(members, read_images)
+            else:
+                sample = decode_in_place(self.converter, members, key, read_images)
         except BadRecord as bad:
-            shard, _ = self.locate(record)
-            path = str(self.shards[shard].path)
-            raise BadRecord(path, self.key(record), bad.reason, bad.kind) from bad
+            raise BadRecord(path, key, bad.reason, bad.kind) from bad
         return sample if self.name is None else {**sample, "source": self.name}
 
     def read_files(self, record: int) -> dict[str, bytes]:
@@ -283,19 +331,26 @@ class ShardSet:
 
 
 def _find_shards(
-    path: str | Path | Sequence[str | Path], name: str | None
+    path: str | Path | Sequence[str | Path], name: str | None, converter: Any
 ) -> tuple[list[Path], dict[str, Any] | None]:
     """Resolve folders and patterns to tars, with the manifest if it is one folder that has one."""
     who = f"source {name!r}: " if name else ""
     if not isinstance(path, str | Path):
-        found = [shard for part in path for shard in _find_shards(part, name)[0]]
+        found = [shard for part in path for shard in _find_shards(part, name, converter)[0]]
         if not found:
             raise FileNotFoundError(f"{who}an empty list of shards")
         return found, None
+    if Path(path).is_dir() and converter is not None:
+        return converter.find(Path(path)), None
     if Path(path).is_dir():
         if (Path(path) / MANIFEST).is_file():
             manifest = read_manifest(path)
             return [Path(path) / shard["name"] for shard in manifest["shards"]], manifest
+        if any((Path(path) / mark).exists() for mark in (PREPARING, MAKING)):
+            raise FileNotFoundError(
+                f"{who}{path} is not finished: run the command again that makes it (hmrkit.prepare "
+                "or hmrkit.synth), it goes on where it stopped"
+            )
         shards = sorted(Path(path).glob("*.tar"))
         unindexed = [shard.name for shard in shards if not index_path(shard).is_file()]
         if unindexed:

@@ -6,39 +6,30 @@ counted against the manifest. Nothing is unpickled: ``.decode()`` is never used.
 """
 
 import hashlib
-import http.client
 import logging
 import random
 import tarfile
-import time
-import urllib.error
-import urllib.parse
-import urllib.request
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import count
-from typing import Any, BinaryIO
+from typing import Any
 
 from torch.utils.data import get_worker_info
 
+from hmrkit.data.images import lazy_images
+from hmrkit.data.in_place import TarConverter, count_in_place, decode_in_place
 from hmrkit.data.manifest import MANIFEST, parse_manifest
 from hmrkit.data.record import LABELS, BadRecord, decode_labels, decode_record
+from hmrkit.data.remote import RemoteFile, check_address, is_tar, read_address
 from hmrkit.types import Sample
 
 log = logging.getLogger(__name__)
 
-ATTEMPTS = 3  # to open an address
-TIMEOUT_S = 60.0
-_READ_ERRORS = (OSError, http.client.HTTPException, tarfile.TarError, EOFError, zlib.error)
-
-
-def is_remote(path: Any) -> bool:
-    """Tell an address from a path."""
-    return isinstance(path, str) and ("://" in path or path.startswith("pipe:"))
+_READ_ERRORS = (OSError, tarfile.TarError, EOFError, zlib.error)
 
 
 class RemoteStream:
-    """Records of one source from http(s) addresses, endless and shuffled.
+    """Records of one source from addresses of any scheme, endless and shuffled.
 
     Args:
         path: address of a folder that has ``hmrkit.json``, or of tars (``{000000..000009}.tar``).
@@ -46,9 +37,11 @@ class RemoteStream:
         seed: of the shard order and the shuffle buffer.
         buffer_size: records that a worker shuffles among, undecoded.
         allow_pipe: accept ``pipe:`` addresses. They run a shell command.
+        group_views: give the views of a record one after the other.
+        converter: reads tars of another format as they are (``in_place.TarConverter``).
 
     Raises:
-        ValueError: for a scheme that is not allowed.
+        ValueError: for a scheme that is not allowed or not installed.
         FileNotFoundError: if the address of a folder has no manifest.
 
     Attributes:
@@ -56,15 +49,23 @@ class RemoteStream:
     """
 
     def __init__(
-        self, path: str, name: str, seed: int, buffer_size: int = 1000, allow_pipe: bool = False
+        self,
+        path: str,
+        name: str,
+        seed: int,
+        buffer_size: int = 1000,
+        allow_pipe: bool = False,
+        group_views: bool = False,
+        converter: TarConverter | None = None,
     ) -> None:
         from braceexpand import braceexpand
 
-        _check_scheme(path, name, allow_pipe)
+        check_address(path, name, allow_pipe)
         self.name, self.seed, self.buffer_size = name, seed, buffer_size
-        is_folder = not path.startswith("pipe:") and not urllib.parse.urlsplit(path).path.endswith(
-            ".tar"
-        )
+        self.group_views, self.converter = group_views, converter
+        if converter is not None:
+            converter.announce()
+        is_folder = not path.startswith("pipe:") and not is_tar(path)
         folder = path.rstrip("/") if is_folder else path.rpartition("/")[0]
         self.manifest = None if path.startswith("pipe:") else _fetch_manifest(folder)
         if not is_folder:
@@ -80,11 +81,12 @@ class RemoteStream:
         self._expected = {f"{folder}/{entry['name']}": entry["num_records"] for entry in entries}
         if self.manifest is None:
             log.warning("source %r has no %s: lost records cannot be noticed", name, MANIFEST)
-        self._units: Iterator[tuple[dict[str, bytes], int | None] | BadRecord] | None = None
+        self._units: Iterator[Any] | None = None  # (files, key, address, view), or a BadRecord
+        self._last: tuple[dict[str, bytes], Sample] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the iterator behind: every process streams for itself."""
-        return {**self.__dict__, "_units": None}
+        return {**self.__dict__, "_units": None, "_last": None}
 
     def num_units(self, unit: str) -> int:
         """Return how many draws one pass is; 0 if unknown."""
@@ -99,8 +101,8 @@ class RemoteStream:
 
     def next_unit(
         self, unit: str, start: int, rank: int, world_size: int
-    ) -> tuple[Sample, int | None]:
-        """Return the next record and, for unit "view", a view of it.
+    ) -> tuple[Sample, int | None, str]:
+        """Return the next record, for unit "view" a view of it, and the address of its tar.
 
         Args:
             unit: "view" or "record".
@@ -117,11 +119,30 @@ class RemoteStream:
         item = next(self._units)
         if isinstance(item, BadRecord):
             raise item
-        members, url, view = item
+        members, key, url, view = item
+        if self._last is None or self._last[0] is not members:
+            self._last = None
+            try:
+                sample = self._decode(members, key, url)
+            except BadRecord as bad:
+                raise BadRecord(url, bad.key, bad.reason, bad.kind) from bad
+            self._last = members, {**sample, "source": self.name}
+        return self._last[1], view, url
+
+    def _decode(self, members: dict[str, bytes], key: str, url: str) -> Sample:
+        if self.converter is None:
+            return decode_record(members, lazy_images(url))
+        return decode_in_place(self.converter, members, key, lazy_images(url))
+
+    def _views(self, members: dict[str, bytes], key: str, unit: str) -> Sequence[int | None]:
+        """What is drawn of an undecoded record; an unreadable one is drawn once, and then fails."""
+        if self.converter is None:
+            return _views(members) if unit == "view" else (None,)
         try:
-            return {**decode_record(members), "source": self.name}, view
-        except BadRecord as bad:
-            raise BadRecord(url, bad.key, bad.reason, bad.kind) from bad
+            num_people = count_in_place(self.converter, members, key).num_people
+        except BadRecord:
+            num_people = 1
+        return range(num_people) if unit == "view" else (None,) * min(num_people, 1)
 
     def _shuffled(self, unit: str, start: int, rank: int, world_size: int) -> Iterator[Any]:
         import webdataset
@@ -131,10 +152,18 @@ class RemoteStream:
         first, step = rank * num_workers + worker, world_size * num_workers
         rng = random.Random(f"{self.seed}/{self.name}/{start}/{first}")
         shuffle = webdataset.shuffle(self.buffer_size, initial=self.buffer_size // 4, rng=rng)
-        return shuffle(self._endless(unit, start, first, step))
+        if not self.group_views:
+            return shuffle(
+                one for units in self._endless(unit, start, first, step) for one in units
+            )
+        return (one for units in shuffle(self._endless(unit, start, first, step)) for one in units)
 
-    def _endless(self, unit: str, start: int, first: int, step: int) -> Iterator[Any]:
-        """Walk this worker's part of one endless sequence of passes over the shards."""
+    def _endless(self, unit: str, start: int, first: int, step: int) -> Iterator[list[Any]]:
+        """Walk this worker's part of one endless sequence of passes over the shards.
+
+        Yields:
+            The units of one record, or one ``BadRecord`` for what is lost of a shard.
+        """
         for number in count(first, step):
             number_of_pass, position = divmod(number, len(self.urls))
             key = f"{self.seed}/{self.name}/{start}/{number_of_pass}"
@@ -142,35 +171,32 @@ class RemoteStream:
             random.Random(key).shuffle(order)
             yield from self._units_of_shard(self.urls[order[position]], unit)
 
-    def _units_of_shard(self, url: str, unit: str) -> Iterator[Any]:
+    def _units_of_shard(self, url: str, unit: str) -> Iterator[list[Any]]:
         found, damage, kind = 0, "", "truncated"
         try:
-            for members in stream_records(url):
+            for key, members in stream_records(url):
                 found += 1
-                views: Any = (None,)
-                if unit == "view":
-                    views = _views(members)
-                yield from ((members, url, view) for view in views)
-        except urllib.error.URLError as error:
-            damage, kind = f"cannot be opened: {error}", "file"
+                yield [(members, key, url, view) for view in self._views(members, key, unit)]
         except _READ_ERRORS as error:
             damage = f"cannot be read to its end: {error}"
+            kind = "file" if isinstance(error, OSError) else "truncated"
         expected = self._expected.get(url)
         if expected is not None and found != expected:
             damage = f"{found} of {expected} records arrived {damage}".strip()
         if damage:
-            yield BadRecord(url, "", damage, kind, max(1, (expected or 0) - found))
+            yield [BadRecord(url, "", damage, kind, max(1, (expected or 0) - found))]
 
 
-def stream_records(url: str) -> Iterator[dict[str, bytes]]:
-    """Yield the files of every record of one remote tar, ``{extension: content}``."""
+def stream_records(url: str) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Yield key and files, ``{extension: content}``, of every record of one remote tar."""
     from webdataset import gopen, tariterators
 
-    stream = gopen(url) if url.startswith("pipe:") else _open(url)
+    stream = gopen(url) if url.startswith("pipe:") else RemoteFile(url)
     with stream:
         files = tariterators.tar_file_expander([{"url": url, "stream": stream}])
         for record in tariterators.group_by_keys(files):
-            yield {name: data for name, data in record.items() if not name.startswith("__")}
+            files_of_record = {name: x for name, x in record.items() if not name.startswith("__")}
+            yield record["__key__"], files_of_record
 
 
 def _views(members: dict[str, bytes]) -> range:
@@ -181,40 +207,12 @@ def _views(members: dict[str, bytes]) -> range:
         return range(1)
 
 
-def _check_scheme(path: str, name: str, allow_pipe: bool) -> None:
-    scheme = path.partition(":")[0]
-    if scheme == "pipe" and not allow_pipe:
-        raise ValueError(
-            f"source {name!r}: {path!r} runs a shell command; set data.allow_pipe=true to allow it"
-        )
-    if scheme not in ("http", "https", "pipe"):
-        raise ValueError(
-            f"source {name!r}: cannot stream {path!r}: use a local path or an http(s) address"
-        )
-
-
 def _fetch_manifest(folder: str) -> dict[str, Any] | None:
     url = f"{folder}/{MANIFEST}"
     try:
-        with _open(url) as response:
-            return parse_manifest(response.read().decode(), url)
-    except urllib.error.HTTPError as error:
-        if error.code in (403, 404):  # object stores answer 403 for what is not there
-            return None
-        raise ConnectionError(f"{url}: {error}") from error
-    except urllib.error.URLError as error:
-        raise ConnectionError(f"{url} cannot be reached: {error.reason}") from error
-
-
-def _open(url: str) -> BinaryIO:
-    for attempt in range(ATTEMPTS):
-        try:
-            return urllib.request.urlopen(url, timeout=TIMEOUT_S)
-        except urllib.error.HTTPError as error:
-            if error.code < 500 or attempt == ATTEMPTS - 1:
-                raise
-        except urllib.error.URLError:
-            if attempt == ATTEMPTS - 1:
-                raise
-        time.sleep(2**attempt)
-    raise AssertionError("unreachable")
+        return parse_manifest(read_address(url).decode(), url)
+    except FileNotFoundError:
+        return None
+    except PermissionError as error:
+        log.warning("%s; going on as if it were not there", error)
+        return None

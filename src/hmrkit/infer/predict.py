@@ -19,6 +19,7 @@ from torch import Tensor
 
 from hmrkit.body import joints
 from hmrkit.data.collate import collate, normalize_image
+from hmrkit.data.record import complete_sample
 from hmrkit.geometry.cameras import crop_to_full_intrinsics, project
 from hmrkit.geometry.rotations import rotmat_to_axis_angle
 from hmrkit.infer import exports
@@ -72,38 +73,18 @@ def make_sample(image: np.ndarray, boxes_img: np.ndarray, focal_px: float | None
         boxes_img: (N, 4) px.
         focal_px: focal length if known; the principal point is then the middle of the image.
     """
-    num, num_joints = len(boxes_img), len(joints.names("smpl24"))
-    intrinsics = np.full((1, 3, 3), np.nan, dtype=np.float32)
+    num = len(boxes_img)
+    partial: Sample = {
+        "key": "picture",
+        "source": "demo",
+        "images": [image],
+        "image_of_view": np.zeros(num, dtype=np.int64),
+        "person_of_view": np.arange(num, dtype=np.int64),
+        "box_img": np.asarray(boxes_img, dtype=np.float32),
+    }
     if focal_px is not None:
-        intrinsics[0] = _central_camera(focal_px, image.shape[:2]).numpy()
-
-    def absent(*shape: int) -> np.ndarray:
-        return np.full(shape, np.nan, dtype=np.float32)
-
-    keypoints_img, keypoints_world = absent(num, num_joints, 3), absent(num, num_joints, 4)
-    keypoints_img[..., -1] = keypoints_world[..., -1] = 0
-    return Sample(
-        key="picture",
-        source="demo",
-        joint_set="smpl24",
-        images=[image],
-        intrinsics=intrinsics,
-        world_to_camera=np.eye(4, dtype=np.float32)[None],
-        image_of_view=np.zeros(num, dtype=np.int64),
-        person_of_view=np.arange(num, dtype=np.int64),
-        box_img=np.asarray(boxes_img, dtype=np.float32),
-        keypoints_img=keypoints_img,
-        visible_fraction=absent(num),
-        person_id=np.arange(num, dtype=np.int64),
-        keypoints_world=keypoints_world,
-        pose=absent(num, 24, 3),
-        betas=absent(num, 10),
-        transl=absent(num, 3),
-        has_pose=np.zeros(num, dtype=bool),
-        has_betas=np.zeros(num, dtype=bool),
-        gender=np.full(num, -1, dtype=np.int64),
-        is_self_intersecting=np.zeros(num, dtype=bool),
-    )
+        partial["intrinsics"] = _central_camera(focal_px, image.shape[:2]).numpy()[None]
+    return complete_sample(partial, "smpl24")
 
 
 def shared_camera(

@@ -8,9 +8,12 @@ many parts, and the same download gives the same bytes.
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import numpy as np
 
@@ -91,36 +94,61 @@ def expect(folder: Path, pattern: str, where: str) -> list[Path]:
     return found
 
 
-def read_arrays(path: Path, needed: Iterable[str]) -> dict[str, np.ndarray]:
+def read_arrays(
+    path: Path, needed: Iterable[str], only_needed: bool = False
+) -> dict[str, np.ndarray]:
     """Arrays of an official npz; those of objects are read without running what they contain.
 
     Raises:
         ValueError: naming what is missing or cannot be read.
     """
     arrays: dict[str, np.ndarray] = {}
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            for name in archive.files:
-                try:
-                    arrays[name] = archive[name]
-                except ValueError:  # an object array
-                    arrays[name] = _read_object_array(archive, name, path)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as npz: {error}") from error
+    with _told(path), np.load(path, allow_pickle=False) as archive:
+        for name in needed if only_needed else archive.files:
+            if name not in archive.files:
+                continue
+            try:
+                arrays[name] = archive[name]
+            except ValueError:  # an object array
+                arrays[name] = _read_object_array(archive, name, path)
     missing = [name for name in needed if name not in arrays]
     if missing:
         raise ValueError(f"{path} has {sorted(arrays)}; expected {missing} too")
     return arrays
 
 
+def npz_shape(path: Path, name: str) -> tuple[int, ...] | None:
+    """Shape of an array of an npz, without reading it; None if there is no such array.
+
+    Raises:
+        ValueError: if the file cannot be read.
+    """
+    with _told(path), np.load(path, allow_pickle=False) as archive:
+        if name not in archive.files:
+            return None
+        with archive.zip.open(f"{name}.npy") as file:
+            return _read_header(file)[0]
+
+
+def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    reader = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    return reader[np.lib.format.read_magic(file)](file)
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path} cannot be read as npz: {error}") from error
+
+
 def _read_object_array(archive: Any, name: str, path: Path) -> np.ndarray:
     with archive.zip.open(f"{name}.npy") as file:
-        version = np.lib.format.read_magic(file)
-        reader = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }
-        reader[version](file)
+        _read_header(file)
         content = load_pickle(file, path, ANNOTATION_CALLABLES)
     if isinstance(content, np.ndarray):
         return content

@@ -1,23 +1,29 @@
 """Annotation files that are pickles, read without running what is in them.
 
-On top of what body models need (``body/pickles.py``): torch tensors, which become arrays.
+On top of what body models need (``body/pickles.py``): torch tensors, which become arrays, and the
+files of joblib, in which the bytes of an array lie behind the opcodes that announce it.
 """
 
+import bz2
 import io
+import lzma
+import math
+import pickle
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 import torch
 
-from hmrkit.body.pickles import load_pickle
+from hmrkit.body.pickles import Record, find_allowed, load_pickle, told_as_value_error
 
 
 def _storage(data: bytes) -> torch.UntypedStorage:
     """The storage of a pickled tensor; torch itself refuses code in it."""
-    return torch.load(io.BytesIO(data), weights_only=True)
+    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
 
 def _tensor(storage: Any, offset: int, size: tuple, stride: tuple, *_: Any) -> np.ndarray:
@@ -25,10 +31,15 @@ def _tensor(storage: Any, offset: int, size: tuple, stride: tuple, *_: Any) -> n
     return flat.as_strided(size, stride, offset).clone().numpy()
 
 
+def _parameter(data: np.ndarray, *_: Any) -> np.ndarray:
+    return data
+
+
 ANNOTATION_CALLABLES: Mapping[str, Callable] = MappingProxyType(
     {
         "torch.storage._load_from_bytes": _storage,
         "torch._utils._rebuild_tensor_v2": _tensor,
+        "torch._utils._rebuild_parameter": _parameter,
     }
 )
 
@@ -41,3 +52,83 @@ def read_pickle(path: str | Path) -> Any:
     """
     with Path(path).open("rb") as file:
         return load_pickle(file, Path(path), ANNOTATION_CALLABLES)
+
+
+class _ArrayWrapper(Record):
+    """What joblib pickles in place of an array: its dtype, shape and order."""
+
+
+_JOBLIB_CALLABLES: Mapping[str, Callable] = MappingProxyType(
+    {
+        **ANNOTATION_CALLABLES,
+        "joblib.numpy_pickle.NumpyArrayWrapper": _ArrayWrapper,
+        # kinds of array, named in a wrapper only: every array becomes a plain one
+        "numpy.memmap": np.ndarray,
+        "numpy.matrix": np.ndarray,
+        "numpy.core.memmap.memmap": np.ndarray,
+        "numpy.matrixlib.defmatrix.matrix": np.ndarray,
+    }
+)
+
+
+class _JoblibUnpickler(pickle._Unpickler):  # the one of C cannot stop for the bytes of an array
+    dispatch: ClassVar = dict(pickle._Unpickler.dispatch)
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__(file, encoding="latin1")
+        self.file = file
+
+    def find_class(self, module: str, name: str) -> Any:
+        return find_allowed(module, name, _JOBLIB_CALLABLES)
+
+    def load_build(self) -> None:
+        super().load_build()
+        if isinstance(self.stack[-1], _ArrayWrapper):
+            self.stack[-1] = self._array(**self.stack[-1].state)
+
+    dispatch[pickle.BUILD[0]] = load_build
+
+    def _array(
+        self,
+        shape: tuple[int, ...],
+        order: str,
+        dtype: np.dtype,
+        numpy_array_alignment_bytes: int | None = None,
+        **_: Any,
+    ) -> np.ndarray:
+        if dtype.hasobject:
+            return _JoblibUnpickler(self.file).load()
+        if numpy_array_alignment_bytes is not None:
+            self.file.read(self.file.read(1)[0])  # padding, since joblib 1.2
+        data = bytearray(math.prod(shape) * dtype.itemsize)
+        if self.file.readinto(data) < len(data):
+            raise EOFError(f"the file ends in an array {shape} of {dtype}")
+        array = np.frombuffer(data, dtype).reshape(shape, order=order)
+        return array.astype(dtype.newbyteorder("="), copy=False)
+
+
+_DECOMPRESS: Mapping[bytes, Callable[[bytes], bytes]] = MappingProxyType(
+    {
+        b"\x78": zlib.decompress,
+        b"\x1f\x8b": lambda data: zlib.decompress(data, wbits=zlib.MAX_WBITS | 16),
+        b"BZ": bz2.decompress,
+        b"\xfd7zXZ": lzma.decompress,
+        b"\x5d\x00": lzma.decompress,
+    }
+)
+
+
+def read_joblib(path: str | Path) -> Any:
+    """What ``joblib.dump`` wrote (0.10 or later, any compression but lz4), or a plain pickle.
+
+    Raises:
+        ValueError: if it asks for anything else than arrays and plain containers, or is damaged.
+    """
+    path = Path(path)
+    with path.open("rb") as file, told_as_value_error(path):
+        start = file.read(8)
+        file.seek(0)
+        for magic, decompress in _DECOMPRESS.items():
+            if start.startswith(magic):
+                return _JoblibUnpickler(io.BytesIO(decompress(file.read()))).load()
+        return _JoblibUnpickler(file).load()

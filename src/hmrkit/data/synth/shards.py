@@ -7,7 +7,6 @@ neither the number of workers nor an interruption changes a byte. A folder in th
 
 import json
 import logging
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from functools import cache, partial
@@ -15,18 +14,22 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
+from hmrkit.configs import command_line
 from hmrkit.data.index import read_index, write_atomically
-from hmrkit.data.machine import num_cores
-from hmrkit.data.manifest import MANIFEST, read_manifest, write_manifest
+from hmrkit.data.manifest import (
+    MAKING,
+    MANIFEST,
+    read_manifest,
+    refuse_other_options,
+    write_manifest,
+)
 from hmrkit.data.shards import write_shard
 from hmrkit.data.synth.cast import Studio
 from hmrkit.data.synth.generate import KINDS, draw_record
 from hmrkit.data.synth.people import FastBody
 from hmrkit.data.synth.recipe import Recipe, to_recipe
 from hmrkit.data.synth.records import JOINT_SET
-from hmrkit.data.synth.workers import run_workers
+from hmrkit.data.workers import count_workers, do_jobs, progress_bar
 from hmrkit.types import Sample
 
 if TYPE_CHECKING:
@@ -34,7 +37,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_OPTIONS = "making.json"
 _UNITS = {"crops": " crops", "scenes": " scenes", "rigs": " rigs", "motion": " clips"}
 
 
@@ -84,25 +86,11 @@ def make_shards(
     todo = sum(len(indices) for _, indices in jobs)
     started = time.monotonic()
     if jobs:
-        num_workers = min(num_cores() if workers is None else workers, len(jobs))
-        interval = 0.1 if sys.stderr.isatty() else 10.0  # a log file needs few lines
-        with tqdm(
-            total=num,
-            initial=num - todo,
-            unit=_UNITS[kind],
-            desc=folder.name,
-            mininterval=interval,
-            maxinterval=interval,
-        ) as bar:
-            make = partial(_make_shard, body, options)
-            if num_workers > 1:
-                run_workers(make, jobs, num_workers, bar)
-            else:
-                for job in jobs:
-                    make(job, bar.update)
-    command = "python -m hmrkit.synth " + _overrides(options)
+        with progress_bar(num, num - todo, _UNITS[kind], folder.name) as bar:
+            do_jobs(partial(_make_shard, body, options), jobs, count_workers(workers), bar)
+    command = command_line("synth", {"output": str(folder), **_overrides(options)})
     manifest = write_manifest(folder, f"synthetic_{kind}", kind, JOINT_SET, options, command)
-    (folder / _OPTIONS).unlink(missing_ok=True)
+    (folder / MAKING).unlink(missing_ok=True)
     seconds = time.monotonic() - started
     log.info(
         "%s: %d %s, %d people, %d images, %.1f MB in %d shards; %d new in %.0f s, %.1f per second",
@@ -180,35 +168,22 @@ def _options(
 def _is_complete(folder: Path, options: dict[str, Any]) -> bool:
     """Whether the folder is finished; also refuses one that was begun with other options."""
     if (folder / MANIFEST).is_file():
-        _refuse_other(folder, read_manifest(folder)["options"], options)
+        refuse_other_options(folder, read_manifest(folder)["options"], options)
         return True
-    if (folder / _OPTIONS).is_file():
-        _refuse_other(folder, json.loads((folder / _OPTIONS).read_text()), options)
+    if (folder / MAKING).is_file():
+        refuse_other_options(folder, json.loads((folder / MAKING).read_text()), options)
     elif any(folder.glob("*.tar")):
         raise ValueError(
-            f"{folder} holds shards but neither {MANIFEST} nor {_OPTIONS}: not made by "
+            f"{folder} holds shards but neither {MANIFEST} nor {MAKING}: not made by "
             "hmrkit.synth; give another folder"
         )
     return False
 
 
-def _refuse_other(folder: Path, then: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raise if the options of a begun folder differ, naming the first difference."""
-    flat_then, flat_now = (
-        o | {f"recipe.{k}": v for k, v in o["recipe"].items()} for o in (then, now)
-    )
-    for name in flat_now:
-        if name != "recipe" and flat_then.get(name) != flat_now[name]:
-            raise ValueError(
-                f"{folder} was made with {name}={flat_then.get(name)!r}, now {name}="
-                f"{flat_now[name]!r}: give another output, or delete the folder"
-            )
-
-
 def _missing(folder: Path, options: dict[str, Any]) -> list[tuple[Path, range]]:
     """Shards (path, record indices) that are not finished; notes the options in the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / _OPTIONS, (json.dumps(options, indent=1) + "\n").encode())
+    write_atomically(folder / MAKING, (json.dumps(options, indent=1) + "\n").encode())
     num, step = options["num"], options["records_per_shard"]
     jobs = []
     for shard, first in enumerate(range(0, num, step)):
@@ -227,12 +202,11 @@ def _is_finished(path: Path) -> bool:
     return True
 
 
-def _overrides(options: dict[str, Any]) -> str:
-    """The options as one line of overrides for the command line."""
-    pairs = [f"{k}={v}" for k, v in options.items() if k not in ("recipe", "body")]
+def _overrides(options: dict[str, Any]) -> dict[str, Any]:
+    """The options as overrides for the command line."""
     default = Recipe().plain()
-    pairs += [f"recipe.{k}={v}" for k, v in options["recipe"].items() if v != default[k]]
-    return " ".join(pair.replace(" ", "") for pair in pairs)
+    recipe = {f"recipe.{k}": v for k, v in options["recipe"].items() if v != default[k]}
+    return {k: v for k, v in options.items() if k not in ("recipe", "body")} | recipe
 
 
 def _records(studio: Studio, options: dict[str, Any], indices: range) -> Iterator[Sample]:

