@@ -269,10 +269,21 @@ def drawn(data):
     return [(b["key"], b["body"].betas[:, 0].tolist()) for b in data.train_dataloader()]
 
 
-def test_people_of_one_image_are_drawn_together_and_decoded_once(crowd, monkeypatch):
+def count_decodes(monkeypatch):
+    """How often each image file is decoded, from now on."""
     decoded = Counter()
-    decode = images.decode_image
-    monkeypatch.setattr(images, "decode_image", lambda file: decoded.update([file]) or decode(file))
+    decode = images._Stored._decode
+
+    def counted(self, *form):
+        decoded.update([self.file])
+        return decode(self, *form)
+
+    monkeypatch.setattr(images._Stored, "_decode", counted)
+    return decoded
+
+
+def test_people_of_one_image_are_drawn_together_and_decoded_once(crowd, monkeypatch):
+    decoded = count_decodes(monkeypatch)
     batches = drawn(make_crowd(crowd, steps_per_epoch=25))
     assert all(len(set(keys)) == 1 for keys, _ in batches)
     assert len({keys[0] for keys, _ in batches}) == 25  # a pass
@@ -303,9 +314,7 @@ def test_a_run_does_not_resume_with_another_grouping(crowd, tmp_path):
 
 
 def test_evaluation_decodes_an_image_of_several_people_once(crowd, monkeypatch):
-    decoded = Counter()
-    decode = images.decode_image
-    monkeypatch.setattr(images, "decode_image", lambda file: decoded.update([file]) or decode(file))
+    decoded = count_decodes(monkeypatch)
     data = DataModule(Tagged(), 3, train={}, val={}, test={"c": {"path": crowd}}, num_workers=0)
     data.setup("test")
     assert sum(len(batch["key"]) for batch in data.test_dataloader()[0]) == 100

@@ -27,11 +27,16 @@ CUTS = {
 
 @pytest.fixture
 def decoded(monkeypatch):
-    """Every full decode of an image file, in order."""
-    files = []
-    decode = images.decode_image
-    monkeypatch.setattr(images, "decode_image", lambda file: files.append(file) or decode(file))
-    return files
+    """Number and reduction of every image that was decoded, in order."""
+    calls = []
+    decode = images._Stored._decode
+
+    def noted(self, reduction, channels):
+        calls.append((self.number, reduction))
+        return decode(self, reduction, channels)
+
+    monkeypatch.setattr(images._Stored, "_decode", noted)
+    return calls
 
 
 def stored(tmp_path, sample, image_format="png"):
@@ -54,11 +59,11 @@ def test_a_view_of_a_rig_decodes_its_image_alone(tmp_path, decoded):
     sample = shards.read(0, is_lazy=True)
     assert not decoded
     Crops((64, 64))(sample, 5)  # the second person in the third image
-    assert len(decoded) == 1
+    assert decoded == [(2, 1)]
     Crops((64, 64))(sample, 4)  # the first one there: the same pixels
-    assert len(decoded) == 1
+    assert decoded == [(2, 1)]
     np.testing.assert_array_equal(sample["images"][2], shards.read(0)["images"][2])
-    assert len(decoded) == 1
+    assert {number for number, _ in decoded} == {2}
 
 
 def test_chosen_views_of_a_rig_decode_their_images_alone(tmp_path, decoded):
@@ -85,7 +90,7 @@ def test_a_reduced_image_is_the_image_averaged(size_hw, reduction):
     smooth = np.stack([128 + 100 * np.sin(x / 40), 128 + 100 * np.cos(y / 30), x + y], axis=-1)
     image = np.clip(smooth, 0, 255).astype(np.uint8)
     lazy = LazyImages([encode_image(image, "jpg", 98)], ValueError)
-    reduced = lazy.at(0, reduction)
+    reduced = lazy.rgba(0, reduction)[..., :3]
     assert reduced.shape[:2] == (-(-height // reduction), -(-width // reduction))
     whole = height // reduction, width // reduction
     even = image[: whole[0] * reduction, : whole[1] * reduction]
@@ -120,9 +125,10 @@ def test_large_shrinks_do_not_decode_at_full_size(tmp_path, decoded):
     sample = make_record(size_hw=(720, 960))
     shards = stored(tmp_path, sample, "jpg")
     Crops((32, 32)).cut(shards.read(0, is_lazy=True), 0, AugmentParams())
-    assert not decoded
+    assert [reduction > 1 for _, reduction in decoded] == [True]
+    decoded.clear()
     Crops((32, 32), with_antialias=False).cut(shards.read(0, True), 0, AugmentParams())
-    assert len(decoded) == 1
+    assert decoded == [(0, 1)]
 
 
 @pytest.mark.parametrize("name", ["crops", "multiview"])

@@ -92,7 +92,9 @@ class HMRModule(pl.LightningModule):
         values = self._person_metrics(batch, name)
         self._accumulate("test", name, values)
         columns = {k: v.float().cpu().numpy() for k, v in values.items()}
-        keys = np.asarray(batch["key"])[_image_of_person(batch)]
+        keys = np.asarray(batch["key"])  # of motion: one per person
+        if "image_of_view" in batch:
+            keys = keys[_image_of_person(batch)]
         columns |= {"key": keys, "index": batch["index"].cpu().numpy()}
         self.rows.setdefault(name, []).append(columns)
 

@@ -360,7 +360,7 @@ def check_tokenizer(case: Case, tmp_path):
     check = partial(_check_array, case)
     with torch.no_grad():
         vectors = tokenizer.encode(rotmat)
-        decoded, quantized = tokenizer.reconstruct(rotmat)
+        decoded, quantized = tokenizer(rotmat)
     check("gt_pose_body", rotmat)
     theirs = vectors.transpose(1, 2)  # (B, 256, 160)
     check("encoder_sub", _reduced(theirs, "_sub"))
@@ -404,7 +404,7 @@ def _check_tokenizer_training(case: Case, tokenizer: PoseTokenizer, rotmat: Tens
     for mode in ("eval", "train"):
         tokenizer.train(mode == "train")
         before = tokenizer.quantizer.codebook.clone()
-        rot6d, quantized = tokenizer.reconstruct(rotmat)
+        rot6d, quantized = tokenizer(rotmat)
         tokenizer.quantizer.codebook.copy_(before)
         pred = torch.cat([rows6d_to_rotmat(rot6d), hands], dim=1)
         mesh = model(_pose_only(pred))

@@ -235,18 +235,17 @@ def warp_stored(
     antialias_filter: str = "area",
 ) -> np.ndarray:
     """``warp`` one of a record's images; of the halving, the JPEG decoder does what it can."""
-    reduction = 1
-    is_halved = with_antialias and antialias_filter == "area"
-    if is_halved and isinstance(images, LazyImages) and images.is_reducible(number):
-        shrink = _shrink(affine)
+    if not isinstance(images, LazyImages):
+        return warp(images[number], affine, input_hw, with_antialias, antialias_filter)
+    reduction, shrink = 1, _shrink(affine)
+    if with_antialias and antialias_filter == "area" and images.is_reducible(number):
         while shrink >= _HALVE_FROM and reduction < REDUCTIONS[-1]:
             reduction, shrink = 2 * reduction, shrink / 2
-    if reduction == 1:
-        return warp(images[number], affine, input_hw, with_antialias, antialias_filter)
-    # The middle of the reduced image's first pixel is that of the pixels it was made of.
-    shift = affine[:, :2].sum(axis=1) * (reduction - 1) / 2 + affine[:, 2]
-    affine = np.column_stack([reduction * affine[:, :2], shift])
-    return warp(images.at(number, reduction), affine, input_hw, with_antialias)
+    if reduction > 1:  # the middle of the first pixel is that of the pixels it was made of
+        shift = affine[:, :2].sum(axis=1) * (reduction - 1) / 2 + affine[:, 2]
+        affine = np.column_stack([reduction * affine[:, :2], shift])
+    image = images.rgba(number, reduction)
+    return warp(image, affine, input_hw, with_antialias, antialias_filter)
 
 
 def _shrink(affine: np.ndarray) -> float:
@@ -262,7 +261,7 @@ def warp(
     with_antialias: bool,
     antialias_filter: str = "area",
 ) -> np.ndarray:
-    """Sample an image (H, W, 3) uint8 bilinearly into the input; black outside the image.
+    """Sample an image (H, W, 3 or 4) uint8 bilinearly into the input (h, w, 3); black outside it.
 
     With ``with_antialias`` and the filter "area" an image that is shrunk by 3 or more is first
     halved (area), again and again, then smoothed for the rest; with the filter "gaussian" one that
@@ -272,12 +271,10 @@ def warp(
     height, width = input_hw
     if with_antialias:
         image, affine = _FILTERS[antialias_filter](image, affine, input_hw, _shrink(affine))
-    if image.dtype == np.uint8 and image.size < _FEW_PER_PX * 3 * height * width:
-        rgba = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)  # the same in half the time
-        crop = cv2.warpAffine(rgba, affine, (width, height), flags=cv2.INTER_LINEAR)
-        return cv2.cvtColor(crop, cv2.COLOR_RGBA2RGB)
     crop = cv2.warpAffine(image, affine, (width, height), flags=cv2.INTER_LINEAR)
-    return crop if crop.dtype == np.uint8 else np.rint(crop).astype(np.uint8)
+    if crop.dtype != np.uint8:
+        crop = np.rint(crop).astype(np.uint8)
+    return cv2.cvtColor(crop, cv2.COLOR_RGBA2RGB) if crop.shape[2] == 4 else crop
 
 
 def _smooth_area(
@@ -313,7 +310,6 @@ def _smooth_gaussian(
     return cv2.GaussianBlur(image, size, sigma, borderType=cv2.BORDER_REPLICATE), affine
 
 
-_FEW_PER_PX = 8  # px of an image per px of the input: more cost more than four channels save
 _FILTERS = {"area": _smooth_area, "gaussian": _smooth_gaussian}
 _GAUSSIAN_FROM = 1.1
 # The least error against 8 x 8 supersampling (shrinks of 1.4 to 6.5) among what costs as little.

@@ -200,7 +200,7 @@ class Labels:
 
     @cached_property
     def is_camera_proven(self) -> np.ndarray:
-        """(O,) bool: 3D joints of some view of the image fall on the 2D ones, so the camera fits."""
+        """(O,) bool: 3D joints of some view of the image fall on the 2D ones: the camera fits."""
         best = np.full(len(self.size_wh), np.inf)
         np.minimum.at(best, self.image_of_view, np.nan_to_num(self.reprojection, nan=np.inf))
         return best[self.image_of_view] < 0.05
@@ -323,7 +323,7 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def project(points_cam: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
-    """Points (N, K, 3) m to (N, K, 2) px by cameras (N, 3, 3); NaN or infinite where they cannot."""
+    """Points (N, K, 3) m to (N, K, 2) px by cameras (N, 3, 3); not finite where they cannot."""
     rays = points_cam @ intrinsics.swapaxes(-1, -2)
     with np.errstate(all="ignore"):
         return rays[..., :2] / rays[..., 2:]

@@ -145,9 +145,7 @@ def _look(plan: _Plan, samples: dict[int, Sample]) -> Scan:
 
 
 def _ranges(labels: Labels) -> dict[str, Range]:
-    masked_img = np.where(
-        labels.has_keypoint_img[..., None], labels.keypoints_img[..., :2], np.nan
-    )
+    masked_img = np.where(labels.has_keypoint_img[..., None], labels.keypoints_img[..., :2], np.nan)
     masked_world = np.where(
         labels.has_keypoint_world[..., None], labels.keypoints_world[..., :3], np.nan
     )

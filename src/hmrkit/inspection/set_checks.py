@@ -54,9 +54,7 @@ def _said(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in manifest.items() if not k.startswith("num_") and k != "labels"}
 
 
-def find_in_set(
-    shards: ShardSet, scan: Scan, is_whole: bool, problems: list[str]
-) -> list[Finding]:
+def find_in_set(shards: ShardSet, scan: Scan, is_whole: bool, problems: list[str]) -> list[Finding]:
     """Findings about the set.
 
     Args:
@@ -164,7 +162,7 @@ def _duplicate_images(shards: ShardSet) -> Finding | None:
         len(value),
         "image",
         "Image files occur more than once.",
-        "Put all people of an image into one record; drop copies, above all between train and test.",
+        "Put all people of an image into one record; drop copies.",
         examples,
     )
 
@@ -186,7 +184,7 @@ def _constant_labels(scan: Scan) -> Finding | None:
         len(scan.ranges),
         "label",
         "A label has the same value in every record.",
-        "If it is a filler (zeros, the mean shape), leave it out, so that it is absent and flagged.",
+        "If it is a filler (zeros, the mean shape), leave it out, so that it is absent.",
         examples,
     )
 

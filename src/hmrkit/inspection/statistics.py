@@ -56,9 +56,12 @@ class Statistics:
 
     def add(self, other: "Statistics") -> None:
         """Take in the next part."""
-        self.counts += other.counts
-        self.coverage += other.coverage
-        self.sizes += other.sizes
+        for mine, more in (
+            (self.counts, other.counts),
+            (self.coverage, other.coverage),
+            (self.sizes, other.sizes),
+        ):
+            mine.update(more)  # += would drop what is 0
         for name in ("joints_img", "joints_world"):
             mine, more = getattr(self, name), getattr(other, name)
             setattr(self, name, mine + more if len(mine) else more)
@@ -96,7 +99,8 @@ def measure(labels: Labels, stride: int) -> Statistics:
         found.columns[name] = [values[::stride].astype(np.float32)]
     num = len(labels.keys)
     for name, rows in (("views", labels.record_of_view), ("people", labels.record_of_person)):
-        found.columns[f"{name}_per_record"] = [np.bincount(rows, minlength=num)]
+        if len(rows):
+            found.columns[f"{name}_per_record"] = [np.bincount(rows, minlength=num)]
     return found
 
 

@@ -1,20 +1,16 @@
 """report.html: one file that opens offline, in a light and a dark theme, without scripts."""
 
-import base64
 import html
 from collections.abc import Mapping, Sequence
-from importlib import resources
-from string import Template
 from typing import Any
 
-import cv2
 import numpy as np
 from omegaconf import OmegaConf
 
 from hmrkit.reporting import charts, columns
+from hmrkit.reporting.parts import data_uri, facts, fill_page, section, table
 from hmrkit.reporting.pictures import PANELS
 
-_JPEG_QUALITY = 88
 _GROUPS = {"worst": "Worst samples", "median": "Median samples", "best": "Best samples"}
 
 
@@ -36,23 +32,16 @@ def render_page(
     subtitle = f"checkpoint <code>{html.escape(report['checkpoint'] or 'not saved')}</code>"
     sections = [
         *(_headline(source, test) for source, test in report["tests"].items()),
-        _section("Numbers", _numbers(report)),
-        _section("Stages", _stages(report)),
-        _section("Learning curves", _curves(report, curves)),
-        _section("Error histograms", _histograms(rows)),
+        section("Numbers", _numbers(report)),
+        section("Stages", _stages(report)),
+        section("Learning curves", _curves(report, curves)),
+        section("Error histograms", _histograms(rows)),
         f'<p class="soft">Pictures below, left to right: {PANELS}.</p>' if pictures else "",
         *(_gallery(group, pictures) for group in _GROUPS),
-        _section("The run", _facts(report["meta"])),
+        section("The run", facts({k: v for k, v in report["meta"].items() if k != "config"})),
         _config(report["meta"].get("config")),
     ]
-    template = resources.files("hmrkit.reporting").joinpath("page.html").read_text("utf-8")
-    return Template(template).substitute(
-        title=html.escape(title), subtitle=subtitle, sections="\n".join(s for s in sections if s)
-    )
-
-
-def _section(title: str, body: str) -> str:
-    return f"<section><h2>{html.escape(title)}</h2>{body}</section>" if body else ""
+    return fill_page(title, subtitle, sections)
 
 
 def _headline(source: str, test: Mapping[str, Any]) -> str:
@@ -106,7 +95,7 @@ def _numbers(report: Mapping[str, Any]) -> str:
         "“Mean pose” is the error of the mean pose and shape on the same people: what a network "
         "scores that has learnt nothing.</p>"
     )
-    return _table(header, lines, numeric=(2, 3, 4, 5, 7)) + note
+    return table(header, lines, numeric=(2, 3, 4, 5, 7)) + note
 
 
 def _stages(report: Mapping[str, Any]) -> str:
@@ -122,7 +111,7 @@ def _stages(report: Mapping[str, Any]) -> str:
     if not lines:
         return ""
     header = ["source", "metric", *(f"stage {i}" for i in range(most)), "result"]
-    return _table(header, lines, numeric=range(2, most + 3))
+    return table(header, lines, numeric=range(2, most + 3))
 
 
 def _curves(report: Mapping[str, Any], curves: Sequence[Mapping[str, Any]]) -> str:
@@ -171,13 +160,13 @@ def _test_baseline(report: Mapping[str, Any], metric: str) -> float:
 
 def _histograms(rows: Mapping[str, Mapping[str, Any]]) -> str:
     figures = []
-    for source, table in rows.items():
-        for name in columns.metric_names(table):
+    for source, values in rows.items():
+        for name in columns.metric_names(values):
             metric = columns.metric(name)
-            series = [("s0", "prediction", np.asarray(table[name], dtype=np.float64))]
-            if f"baseline_{name}" in table:
-                values = np.asarray(table[f"baseline_{name}"], dtype=np.float64)
-                series.insert(0, ("base", "mean pose", values))
+            series = [("s0", "prediction", np.asarray(values[name], dtype=np.float64))]
+            if f"baseline_{name}" in values:
+                baseline = np.asarray(values[f"baseline_{name}"], dtype=np.float64)
+                series.insert(0, ("base", "mean pose", baseline))
             title = f"{metric.title} on {source}, people per bin"
             figures.append(charts.histogram(series, metric.unit, title))
     body = "".join(figures)
@@ -186,37 +175,13 @@ def _histograms(rows: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _gallery(group: str, pictures: Sequence[tuple[str, str, str, np.ndarray]]) -> str:
     shots = [
-        f'<figure><img alt="{group} sample" src="{_data_uri(rgb)}"><figcaption>'
+        f'<figure><img alt="{group} sample" src="{data_uri(rgb)}"><figcaption>'
         f'<span>{html.escape(caption)}</span><span class="soft">{html.escape(source)}</span>'
         "</figcaption></figure>"
         for of_group, source, caption, rgb in pictures
         if of_group == group
     ]
-    return _section(_GROUPS[group], f'<div class="shots">{"".join(shots)}</div>' if shots else "")
-
-
-def _data_uri(rgb: np.ndarray) -> str:
-    """A picture (H, W, 3) uint8 RGB as the address of an embedded JPEG."""
-    bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
-    is_done, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
-    assert is_done
-    return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()
-
-
-def _facts(meta: Mapping[str, Any]) -> str:
-    """Everything else that was given about the run, nested facts flattened."""
-    lines = []
-    for name, value in meta.items():
-        if name == "config" or value is None:
-            continue
-        entries = value.items() if isinstance(value, Mapping) else [("", value)]
-        for key, entry in entries:
-            label = f"{name} {key}".strip().replace("_", " ")
-            text = f"{entry:.6g}" if isinstance(entry, float) else str(entry)
-            lines.append(
-                f"<tr><td class=soft>{html.escape(label)}</td><td>{html.escape(text)}</td></tr>"
-            )
-    return f'<div class="table facts"><table>{"".join(lines)}</table></div>' if lines else ""
+    return section(_GROUPS[group], f'<div class="shots">{"".join(shots)}</div>' if shots else "")
 
 
 def _config(config: Mapping[str, Any] | None) -> str:
@@ -224,17 +189,6 @@ def _config(config: Mapping[str, Any] | None) -> str:
         return ""
     text = html.escape(OmegaConf.to_yaml(OmegaConf.create(dict(config))))
     return f"<details><summary>The resolved configuration</summary><pre>{text}</pre></details>"
-
-
-def _table(header: Sequence[str], lines: Sequence[Sequence[str]], numeric: Sequence[int]) -> str:
-    style = ['class="n"' if i in numeric else "" for i in range(len(header))]
-
-    def row(tag: str, cells: Sequence[str]) -> str:
-        parts = (f"<{tag} {s}>{html.escape(c)}</{tag}>" for s, c in zip(style, cells, strict=False))
-        return f"<tr>{''.join(parts)}</tr>"
-
-    body = "".join(row("td", cells) for cells in lines)
-    return f'<div class="table"><table>{row("th", header)}{body}</table></div>'
 
 
 def _number(value: float | None, decimals: int) -> str:

@@ -9,12 +9,13 @@ from hmrkit.body.smpl import SMPL
 from hmrkit.data.collate import IMAGE_MEAN, IMAGE_STD
 from hmrkit.geometry.cameras import transform
 from hmrkit.render import draw
-from hmrkit.types import Batch, Mesh, Prediction
+from hmrkit.types import Batch, Body, Mesh, Prediction
 
 PANELS = "input, prediction (blue), label (green), both from the side with the pelvis in one place"
 _PANEL_PX = 288  # height of a panel
 _GAP_PX = 4
 _BLUE = np.array([0.43, 0.64, 0.95], np.float32)
+_IN_FRONT = np.array([0, 0, 4.6], np.float32)  # m, of poses without an image
 _GREEN = np.array([0.56, 0.80, 0.55], np.float32)
 
 
@@ -31,6 +32,8 @@ def sample_picture(batch: Batch, prediction: Prediction, body_model: SMPL, row: 
     Returns:
         (H, W, 3) uint8 RGB.
     """
+    if "image_of_view" not in batch:
+        return _pose_picture(batch, prediction, body_model, row)
     image_row, person = int(batch["image_of_view"][row]), int(batch["person_of_view"][row])
     to_camera = batch["world_to_camera"][image_row]
     crop, units_to_px = _panel(batch, image_row)
@@ -54,6 +57,28 @@ def sample_picture(batch: Batch, prediction: Prediction, body_model: SMPL, row: 
     side = draw.side_view(vertices, faces, size_hw=size_hw, colors=colors, backend="numpy")
     gap = np.full((size_hw[0], _GAP_PX, 3), 255, np.uint8)
     return np.hstack([crop, gap, over, gap, label, gap, side])
+
+
+def _pose_picture(batch: Batch, prediction: Prediction, body_model: SMPL, row: int) -> np.ndarray:
+    """A pose without an image: prediction, label, both from the side; upright, face to face."""
+    upright = torch.diag(torch.tensor([1.0, -1.0, -1.0], device=batch["body"].betas.device))
+    size_hw = (_PANEL_PX, round(0.7 * _PANEL_PX))
+    blank = np.full((*size_hw, 3), 245, np.uint8)
+    faces = body_model.faces.cpu().numpy()
+    focal = 2.0 * size_hw[0]
+    camera = np.array([[focal, 0, size_hw[1] / 2], [0, focal, size_hw[0] / 2], [0, 0, 1]])
+    panels, bodies = [], []
+    for body, color in ((prediction.body, _BLUE), (batch["body"], _GREEN)):
+        one = slice(row, row + 1)
+        root = upright.expand(1, 3, 3)
+        still = Body(root, body.body_pose[one], body.betas[one], torch.zeros_like(body.transl[one]))
+        vertices = body_model(still).vertices[0].float().cpu().numpy()
+        vertices = vertices - (vertices.min(axis=0) + vertices.max(axis=0)) / 2
+        panels.append(_over(blank, vertices + _IN_FRONT, faces, camera, color))
+        bodies.append(vertices)
+    side = draw.side_view(bodies, faces, size_hw=size_hw, colors=[_BLUE, _GREEN], backend="numpy")
+    gap = np.full((size_hw[0], _GAP_PX, 3), 255, np.uint8)
+    return np.hstack([panels[0], gap, panels[1], gap, side])
 
 
 def input_rgb(batch: Batch, image_row: int) -> np.ndarray:

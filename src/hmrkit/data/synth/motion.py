@@ -44,6 +44,7 @@ def draw_motion(
         "person_of_view": np.zeros(0, np.int64),
         **labels_of_people(rotmat, shape, transl),
         "person_id": np.zeros(num, np.int64),  # the same person in every frame
+        "time_s": seconds.astype(np.float32),
         "keypoints_world": with_confidence(posed.keypoints),
         "is_self_intersecting": studio.intersects(rotmat, shape),
     }

@@ -1,4 +1,4 @@
-"""Official HMR checkpoints (Meta-HMR's and SPIN's) to ours."""
+"""Official checkpoints of HMR and CLIFF (Meta-HMR's, SPIN's and CLIFF's own) to ours."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -6,22 +6,15 @@ from typing import Any
 
 from torch import Tensor
 
-# Their entry (the part before the first dot) -> ours.
-ENTRIES: dict[str, str] = {
-    "conv1": "backbone.conv1",
-    "bn1": "backbone.bn1",
-    "layer1": "backbone.layer1",
-    "layer2": "backbone.layer2",
-    "layer3": "backbone.layer3",
-    "layer4": "backbone.layer4",
-    "fc1": "head.fc1",
-    "fc2": "head.fc2",
-    "decpose": "head.decpose",
-    "decshape": "head.decshape",
-    "deccam": "head.deccam",
-    "init_pose": "head.init_pose",
-    "init_shape": "head.init_shape",
-    "init_cam": "head.init_cam",
+from hmrkit.keys import rename_keys
+
+# Beginning of their name -> ours; None is left behind.
+KEYS: dict[str, str | None] = {
+    r"(?:module\.)?backbone\.final_layer\.": None,  # joint heatmaps, which nothing reads
+    r"(?:module\.)?(?:backbone|encoder)\.": "backbone.",
+    r"(?:module\.)?(conv1|bn1|layer[1-4])\.": r"backbone.\1.",
+    r"(?:module\.)?(fc1|fc2|decpose|decshape|deccam)\.": r"head.\1.",
+    r"(?:module\.)?(init_pose|init_shape|init_cam)$": r"head.\1",
 }
 # Ours that a file may lack, and what fills them then.
 OPTIONAL: dict[str, str] = {
@@ -40,6 +33,7 @@ DROPPED: dict[str, str] = {
     "total_step_count": "training state",
 }
 NETWORKS = {"main": ("model", 10), "auxiliary": ("model_aux", 3)}  # entry, iterations
+_ALONE = 3  # iterations of a network that has no auxiliary one beside it: CLIFF's and SPIN's own
 
 
 def convert(
@@ -52,18 +46,19 @@ def convert(
 
     Args:
         official: what the file holds.
-        network: ``main``, or ``auxiliary``, Meta-HMR's source of pseudo labels. SPIN's file has one
-            network, ``main`` here, which takes ``num_iterations=3``.
+        network: ``main``, or ``auxiliary``, Meta-HMR's source of pseudo labels. SPIN's and CLIFF's
+            own files have one network, ``main`` here.
         input_size: height and width the network was trained at, which its file does not say:
-            256, 192 ("rect", the released ones) or 224, 224 ("square", SPIN).
-        num_iterations: None takes the authors' number, 10 for ``main`` and 3 for ``auxiliary``.
+            256, 192 ("rect": Meta-HMR's released ones and CLIFF's own) or 224, 224 ("square",
+            SPIN).
+        num_iterations: None takes the authors' number: 10 for Meta-HMR's ``main``, else 3.
 
     Raises:
         ValueError: naming the first entry of the file that has no place here.
     """
     if network not in NETWORKS:
         raise ValueError(f"no network {network!r} in an HMR checkpoint; choose main or auxiliary")
-    entry, default_iterations = NETWORKS[network]
+    entry, iterations = NETWORKS[network]
     known = {name for name, _ in NETWORKS.values()} | DROPPED.keys()
     unknown = sorted(official.keys() - known)
     if unknown:
@@ -73,33 +68,26 @@ def convert(
         )
     if entry not in official:
         raise ValueError(f"this file has no {network} network: there is no entry {entry!r} in it")
-    state = convert_state_dict(official[entry])
+    if "model_aux" not in official:
+        iterations = _ALONE
+    state = rename_keys(official[entry], KEYS)
     return state, {
         "data.cut.input_size": list(input_size),
         "data.cut.fit_aspect_hw": [4, 3],  # the authors' boxes, also around square crops
-        "data.cut.half_resolution_sources": ["3dpw"],
+        "data.cut.half_resolution_sources": ["pw3d"],
         "model.net.input_size": list(input_size),
-        "model.net.num_iterations": num_iterations or default_iterations,
-        "model.net.backbone.layers": _count_blocks(state),
+        "model.net.num_iterations": num_iterations or iterations,
+        "model.net.backbone": backbone_node(state),
     }
 
 
-def convert_state_dict(official: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights by our names.
-
-    Raises:
-        ValueError: naming the first weight that has no place in our network.
-    """
-    state = {}
-    for name, value in official.items():
-        head, dot, rest = name.removeprefix("module.").partition(".")
-        if head not in ENTRIES:
-            raise ValueError(
-                f"weight {name!r} has no place in HMR with a ResNet: is this the checkpoint of "
-                "another method or backbone?"
-            )
-        state[ENTRIES[head] + dot + rest] = value
-    return state
+def backbone_node(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The config of the backbone that ``backbone.`` weights, by our names, belong to."""
+    if "backbone.conv2.weight" not in state:
+        return {"_target_": "hmrkit.layers.resnet.ResNet", "layers": _count_blocks(state)}
+    is_pose = any(name.startswith("backbone.downsample_stage_1.") for name in state)
+    name = "PoseHRNet" if is_pose else "ClassificationHRNet"
+    return {"_target_": f"hmrkit.layers.hrnet.{name}"}
 
 
 def _count_blocks(state: Mapping[str, Tensor]) -> list[int]:

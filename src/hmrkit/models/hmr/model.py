@@ -59,37 +59,31 @@ class HMR(nn.Module):
         intrinsics = crop_intrinsics(focal_px, self.input_size)
         self.register_buffer("intrinsics_crop", intrinsics, persistent=False)
 
-    def forward(self, batch: Batch, body_model: SMPL) -> Prediction:
+    def encode(self, batch: Batch) -> Tensor:
+        """What the backbone makes of ``image`` (P, 3, H, W): the feature (P, C) of each crop."""
+        return self.backbone(checked_image(batch, self.input_size))
+
+    def forward(self, batch: Batch, body_model: SMPL, feature: Tensor | None = None) -> Prediction:
         """Predict the bodies in a batch of crops.
 
         Args:
             batch: reads ``image`` (P, 3, H, W), normalised.
             body_model: not used, HMR predicts without a mesh.
+            feature: what ``encode`` gave for this batch, to spare the backbone.
 
         Returns:
             ``body`` in camera axes, ``transl`` 0; ``extra`` holds ``pose6d`` (P, 144), ``cam``
             (P, 3), ``cam_each_iteration`` (num_iterations, P, 3) and ``feature`` (P, C).
         """
-        image = batch["image"]
-        if image.shape[-2:] != self.input_size:
-            raise ValueError(
-                f"crops are {image.shape[-2]}x{image.shape[-1]} but this network takes "
-                f"{self.input_size[0]}x{self.input_size[1]}: set data.cut.input_size to that"
-            )
-        feature = self.backbone(image)
+        if feature is None:
+            feature = self.encode(batch)
         estimates = self.head(feature)
-        pose6d, betas, cam = estimates[-1]
-        rotmat = rot6d_interleaved_to_rotmat(pose6d.unflatten(1, (24, 6)))  # (P, 24, 3, 3)
-        return Prediction(
-            body=Body(rotmat[:, 0], rotmat[:, 1:], betas, torch.zeros_like(cam)),
-            transl_cam=weak_perspective_to_transl(cam, self.focal_px, self.input_size[0]),
-            intrinsics_crop=self.intrinsics_crop.expand(len(cam), 3, 3),
-            extra={
-                "pose6d": pose6d,
-                "cam": cam,
-                "cam_each_iteration": torch.stack([estimate.cam for estimate in estimates]),
-                "feature": feature,
-            },
+        cam = estimates[-1].cam
+        return to_prediction(
+            estimates,
+            feature,
+            weak_perspective_to_transl(cam, self.focal_px, self.input_size[0]),
+            self.intrinsics_crop.expand(len(cam), 3, 3),
         )
 
 
@@ -157,6 +151,47 @@ class IterativeRegressor(nn.Module):
                 )
             )
         return estimates[1:]
+
+
+def checked_image(batch: Batch, input_size: tuple[int, int]) -> Tensor:
+    """``image`` (P, 3, H, W) of a batch.
+
+    Raises:
+        ValueError: if it has another size than the network takes.
+    """
+    image = batch["image"]
+    if image.shape[-2:] != input_size:
+        raise ValueError(
+            f"crops are {image.shape[-2]}x{image.shape[-1]} but this network takes "
+            f"{input_size[0]}x{input_size[1]}: set data.cut.input_size to that"
+        )
+    return image
+
+
+def to_prediction(
+    estimates: list[Estimate], feature: Tensor, transl_cam: Tensor, intrinsics_crop: Tensor
+) -> Prediction:
+    """The last estimate as a body in camera axes, with what led to it in ``extra``.
+
+    Args:
+        estimates: of each iteration.
+        feature: (P, C).
+        transl_cam: (P, 3) m.
+        intrinsics_crop: (P, 3, 3) camera metres to crop units.
+    """
+    pose6d, betas, cam = estimates[-1]
+    rotmat = rot6d_interleaved_to_rotmat(pose6d.unflatten(1, (24, 6)))  # (P, 24, 3, 3)
+    return Prediction(
+        body=Body(rotmat[:, 0], rotmat[:, 1:], betas, torch.zeros_like(cam)),
+        transl_cam=transl_cam,
+        intrinsics_crop=intrinsics_crop,
+        extra={
+            "pose6d": pose6d,
+            "cam": cam,
+            "cam_each_iteration": torch.stack([estimate.cam for estimate in estimates]),
+            "feature": feature,
+        },
+    )
 
 
 def mean_parameters(body_model: SMPL) -> Estimate:

@@ -13,7 +13,7 @@ def sine_encoding(first: Tensor, second: Tensor, dim: int) -> Tensor:
     """Encoding (..., dim) of pairs of numbers in [0, 1]: half of it is the first, half the second.
 
     Number k of a half is the sine (k even) or cosine (k odd) of 2 pi v / 20^(4 floor(k / 2) / dim).
-    SAT-HMR encodes y before x and height before width... see the callers.
+    The authors' weights know y before x and height before width.
 
     Args:
         first: (...).

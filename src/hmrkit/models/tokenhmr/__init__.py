@@ -10,6 +10,7 @@ the code was written from a description and checked against numbers. Weights: th
 term in the paper     symbol
 ===================== ====================================================
 pose tokenizer        hmrkit.models.tokenhmr.tokenizer.PoseTokenizer
+its training          hmrkit.models.tokenhmr.tokenizer.PoseAutoencoder
 codebook              hmrkit.models.tokenhmr.tokenizer.Quantizer
 token classification  hmrkit.models.tokenhmr.model.TokenClassifier
 TokenHMR              hmrkit.models.tokenhmr.model.TokenHMR

@@ -62,32 +62,7 @@ class PoseTokenizer(nn.Module):
         self.quantizer = Quantizer(num_codes, code_dim, decay)
         self.decoder = Decoder(code_dim, width, self.num_tokens, num_upsamplings, num_residual)
 
-    def forward(self, batch: Batch, body_model: SMPL) -> Prediction:
-        """What is left of the labelled poses after coding; root, hands and shape are the labels'.
-
-        Args:
-            batch: reads ``body``; poses need no image.
-            body_model: not used.
-
-        Returns:
-            ``body``; ``extra`` holds ``code_index`` (P, T), ``commitment`` and ``perplexity`` ().
-        """
-        label = batch["body"]
-        rot6d, quantized = self.reconstruct(label.body_pose[:, :NUM_JOINTS])
-        hands = label.body_pose[:, NUM_JOINTS:]
-        body_pose = torch.cat([rows6d_to_rotmat(rot6d.float()), hands], dim=1)
-        return Prediction(
-            body=Body(label.global_orient, body_pose, label.betas, label.transl),
-            transl_cam=label.transl[:0],
-            intrinsics_crop=label.global_orient[:0],
-            extra={
-                "code_index": quantized.index,
-                "commitment": quantized.commitment,
-                "perplexity": quantized.perplexity,
-            },
-        )
-
-    def reconstruct(self, body_pose: Tensor) -> tuple[Tensor, Quantized]:
+    def forward(self, body_pose: Tensor) -> tuple[Tensor, Quantized]:
         """Rotations (P, 21, 3, 3) to what is left of them, 6D (P, 21, 6), and the codes."""
         quantized = self.quantizer(self.encode(body_pose))
         return self.decode(quantized.codes), quantized
@@ -103,6 +78,44 @@ class PoseTokenizer(nn.Module):
     def decode_probabilities(self, probabilities: Tensor) -> Tensor:
         """Probabilities of the codes (P, T, num_codes) to 6D rotations (P, 21, 6)."""
         return self.decode(probabilities @ self.quantizer.codebook)
+
+
+class PoseAutoencoder(nn.Module):
+    """The tokenizer as a network of its own, for stage one: labelled poses to what is left of them.
+
+    Args:
+        tokenizer: what is trained.
+        body_model: not used; every network of this project is offered it.
+    """
+
+    def __init__(self, tokenizer: PoseTokenizer, body_model: SMPL) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+
+    def forward(self, batch: Batch, body_model: SMPL) -> Prediction:
+        """What is left of the labelled poses after coding; root, hands and shape are the labels'.
+
+        Args:
+            batch: reads ``body``; poses need no image.
+            body_model: not used.
+
+        Returns:
+            ``body``; ``extra`` holds ``code_index`` (P, T), ``commitment`` and ``perplexity`` ().
+        """
+        label = batch["body"]
+        rot6d, quantized = self.tokenizer(label.body_pose[:, :NUM_JOINTS])
+        hands = label.body_pose[:, NUM_JOINTS:]
+        body_pose = torch.cat([rows6d_to_rotmat(rot6d.float()), hands], dim=1)
+        return Prediction(
+            body=Body(label.global_orient, body_pose, label.betas, label.transl),
+            transl_cam=label.transl[:0],
+            intrinsics_crop=label.global_orient[:0],
+            extra={
+                "code_index": quantized.index,
+                "commitment": quantized.commitment,
+                "perplexity": quantized.perplexity,
+            },
+        )
 
 
 def rotmat_to_rows6d(rotmat: Tensor) -> Tensor:

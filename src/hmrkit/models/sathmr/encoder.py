@@ -1,0 +1,298 @@
+"""Image to tokens: DINOv2's transformer, on scale-adaptive tokens or on all of one size.
+
+    image -> cells of 28 px, shrunk to 14 x 14 -> low-resolution tokens -> first blocks -> scale map
+    cells of small people -> four tokens of 14 px each -> first blocks
+    both, background pooled -> the other blocks -> norm -> tokens (N, D) of all images
+
+Tokens of all images are rows of one tensor, image by image.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hmrkit.layers.vit import MLP
+from hmrkit.models.sathmr import tokens
+from hmrkit.models.sathmr.attention import Sequences, attend
+from hmrkit.models.sathmr.tokens import BLOCK_PX, CELL_PX, Cells, Tokens
+
+PATCH_PX = 14
+_EPSILON = 1e-6  # of the norms
+
+
+class Encoded(NamedTuple):
+    """N tokens of I images, image by image."""
+
+    features: Tensor  # (N, D)
+    counts: list[int]  # tokens of each image
+    cells: Cells  # N places, each on the grid of its level
+    level: Tensor  # (N,) int64
+    cell_px: Tensor  # (N,) side of the token's cell
+    scale_map: Tensor | None  # (C, 2) of all C cells of 28 px, in Morton order
+
+
+class AdaptiveEncoder(nn.Module):
+    """The scale-adaptive encoder.
+
+    Args:
+        long_side_px: of the square of which the position table is made; a multiple of 56.
+        dim: width D of a token.
+        depth: number of blocks.
+        num_heads: of the attention.
+        map_depth: blocks below the scale map, and of the closely seen tokens.
+        num_levels: of tokens: 2 does not pool, 3 pools background to 56 px, 4 to 112 px.
+        with_own_map_blocks: the low-resolution stage has blocks of its own.
+    """
+
+    cell_px, divisor_px = CELL_PX, BLOCK_PX
+
+    def __init__(
+        self,
+        long_side_px: int = 1288,
+        dim: int = 768,
+        depth: int = 12,
+        num_heads: int = 12,
+        map_depth: int = 3,
+        num_levels: int = 3,
+        with_own_map_blocks: bool = True,
+    ) -> None:
+        super().__init__()
+        if long_side_px % BLOCK_PX or num_levels < 2:
+            raise ValueError(
+                f"long_side_px={long_side_px} must be a multiple of {BLOCK_PX} and "
+                f"num_levels={num_levels} at least 2"
+            )
+        self.dim, self.num_levels, self.map_depth = dim, num_levels, map_depth
+        side = long_side_px // PATCH_PX
+        self.positions = nn.Parameter(0.02 * torch.randn(side, side, dim))
+        self.class_token = nn.Parameter(0.02 * torch.randn(1, dim))
+        self.patch_fine = PatchEmbed(dim)
+        self.patch_coarse = PatchEmbed(dim)
+        self.blocks = nn.ModuleList(Block(dim, num_heads) for _ in range(depth))
+        num_own = map_depth if with_own_map_blocks else 0
+        self.map_blocks = nn.ModuleList(Block(dim, num_heads) for _ in range(num_own))
+        self.norm = nn.LayerNorm(dim, eps=_EPSILON)
+        _initialize(self)
+
+    def forward(
+        self,
+        image: Tensor,
+        cells: Cells,
+        see: Callable[[Tensor], tuple[Tensor, Tensor]],
+    ) -> Encoded:
+        """Image to tokens.
+
+        Args:
+            image: (I, 3, H, W) normalised.
+            cells: C cells of 28 px: all of every image, in Morton order.
+            see: low-resolution tokens (C, D) to their scale map (C, 2) and to that by which the
+                tokens are chosen.
+        """
+        class_tokens, coarse = self._coarse(image, cells)
+        predicted, chosen = see(coarse)
+        selection = tokens.select(chosen, self.num_levels > 2)
+        parts = [
+            self._fine(image, cells.pick(selection.is_fine)),
+            Tokens(coarse[selection.is_kept], cells.pick(selection.is_kept), 1),
+        ]
+        if self.num_levels > 2:
+            parts += tokens.pool(coarse, cells, selection.is_background, self.num_levels)
+        merged, level = _merge(parts)
+        sequences = Sequences(merged.cells.image, len(image))
+        rows = sequences.pack(class_tokens, merged.values)
+        for block in self.blocks[self.map_depth :]:
+            rows = block(rows, sequences.counts)
+        _, features = sequences.unpack(rows)
+        counts = [count - 1 for count in sequences.counts]
+        cell_px = PATCH_PX * 2.0**level
+        return Encoded(self.norm(features), counts, merged.cells, level, cell_px, predicted)
+
+    def _coarse(self, image: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
+        """Class tokens (I, D) and low-resolution tokens (C, D)."""
+        side = len(self.positions) // 2
+        table = self.positions.permute(2, 0, 1)[None]
+        table = F.interpolate(table, size=(side, side), mode="bicubic", align_corners=False)
+        table = table[0].permute(1, 2, 0)  # (side, side, D)
+        patches = patches_of(F.avg_pool2d(image, CELL_PX // PATCH_PX))
+        values = self.patch_coarse(cells.of(patches)) + table[cells.row, cells.column]
+        sequences = Sequences(cells.image, len(image))
+        rows = sequences.pack(self.class_token.expand(len(image), -1), values)
+        for block in self.map_blocks if len(self.map_blocks) else self.blocks[: self.map_depth]:
+            rows = block(rows, sequences.counts)
+        return sequences.unpack(rows)
+
+    def _fine(self, image: Tensor, cells: Cells) -> Tokens:
+        """Four tokens for each of some cells; they see those of their image and a class token.
+
+        The class token goes in even where an image has no such cell, so that gradients (of 0)
+        reach the blocks.
+        """
+        places = tokens.children(cells)
+        values = self.patch_fine(places.of(patches_of(image)))
+        values = values + self.positions[places.row, places.column]
+        sequences = Sequences(places.image, len(image))
+        rows = sequences.pack(self.class_token.expand(len(image), -1), values)
+        for block in self.blocks[: self.map_depth]:
+            rows = block(rows, sequences.counts)
+        return Tokens(sequences.unpack(rows)[1], places, 0)
+
+
+class PlainEncoder(nn.Module):
+    """The baseline: every patch of 14 px is a token.
+
+    Args:
+        long_side_px: of the square of which the position table is made; a multiple of 14.
+        dim: width D of a token.
+        depth: number of blocks.
+        num_heads: of the attention.
+    """
+
+    cell_px, divisor_px = PATCH_PX, PATCH_PX
+    num_levels = 1
+
+    def __init__(
+        self, long_side_px: int = 1288, dim: int = 768, depth: int = 12, num_heads: int = 12
+    ) -> None:
+        super().__init__()
+        self.dim = dim
+        side = long_side_px // PATCH_PX
+        self.positions = nn.Parameter(0.02 * torch.randn(side, side, dim))
+        self.class_token = nn.Parameter(0.02 * torch.randn(1, dim))
+        self.patch_fine = PatchEmbed(dim)
+        self.blocks = nn.ModuleList(Block(dim, num_heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim, eps=_EPSILON)
+        _initialize(self)
+
+    def forward(
+        self,
+        image: Tensor,
+        cells: Cells,
+        see: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,
+    ) -> Encoded:
+        """Image (I, 3, H, W), normalised, to tokens, one for each of its cells of 14 px.
+
+        ``see`` is not used: there is no scale map.
+        """
+        values = self.patch_fine(cells.of(patches_of(image)))
+        values = values + self.positions[cells.row, cells.column]
+        sequences = Sequences(cells.image, len(image))
+        rows = sequences.pack(self.class_token.expand(len(image), -1), values)
+        for block in self.blocks:
+            rows = block(rows, sequences.counts)
+        _, features = sequences.unpack(rows)
+        level = torch.zeros_like(cells.row)
+        counts = [count - 1 for count in sequences.counts]
+        cell_px = PATCH_PX * 2.0**level
+        return Encoded(self.norm(features), counts, cells, level, cell_px, None)
+
+
+class ScaleHead(nn.Module):
+    """Low-resolution tokens to the scale map: confidence and scale in (0, 1)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim, eps=_EPSILON)
+        self.mlp = ReLUMLP(dim, dim, 2, 4)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(C, D) to (C, 2)."""
+        return self.mlp(self.norm(tokens)).float().sigmoid()
+
+
+class ReLUMLP(nn.Module):
+    """Linear layers with ReLUs between them."""
+
+    def __init__(self, dim: int, num_hidden: int, dim_out: int, num_layers: int) -> None:
+        super().__init__()
+        widths = [dim, *[num_hidden] * (num_layers - 1), dim_out]
+        pairs = zip(widths[:-1], widths[1:], strict=True)
+        self.layers = nn.ModuleList(nn.Linear(*pair) for pair in pairs)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(..., dim) to (..., dim_out)."""
+        for layer in self.layers[:-1]:
+            hidden = F.relu(layer(hidden))
+        return self.layers[-1](hidden)
+
+
+class PatchEmbed(nn.Module):
+    """Patches of 14 x 14 px to tokens; the weight has the layout of a convolution's."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, dim, PATCH_PX, stride=PATCH_PX)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """(N, 3, 14, 14) to (N, D)."""
+        return F.linear(patches.flatten(1), self.proj.weight.flatten(1), self.proj.bias)
+
+
+def patches_of(image: Tensor) -> Tensor:
+    """Image (I, 3, 14 h, 14 w) as patches (I, h, w, 3, 14, 14), a view."""
+    patches = image.unflatten(3, (-1, PATCH_PX)).unflatten(2, (-1, PATCH_PX))
+    return patches.permute(0, 2, 4, 1, 3, 5)
+
+
+def _merge(parts: Iterable[Tokens]) -> tuple[Tokens, Tensor]:
+    """All tokens, image by image and level by level, and their levels (N,)."""
+    values, cells, levels = zip(*parts, strict=True)
+    level = torch.cat([torch.full_like(c.row, n) for c, n in zip(cells, levels, strict=True)])
+    every = Cells(*(torch.cat(column) for column in zip(*cells, strict=True)))
+    order = every.image.argsort(stable=True)
+    return Tokens(torch.cat(values)[order], every.pick(order), -1), level[order]
+
+
+class Block(nn.Module):
+    """Pre-norm attention and MLP, each scaled per channel and added to its input."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=_EPSILON)
+        self.attn = Attention(dim, num_heads)
+        self.ls1 = LayerScale(dim)
+        self.norm2 = nn.LayerNorm(dim, eps=_EPSILON)
+        self.mlp = MLP(dim, 4 * dim)
+        self.ls2 = LayerScale(dim)
+
+    def forward(self, rows: Tensor, counts: list[int]) -> Tensor:
+        """Rows (N, D) of images with so many rows each to the same."""
+        rows = rows + self.ls1(self.attn(self.norm1(rows), counts))
+        return rows + self.ls2(self.mlp(self.norm2(rows)))
+
+
+class LayerScale(nn.Module):
+    """One factor per channel."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(dim))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """(N, D) to (N, D)."""
+        return rows * self.gamma
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention within images."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, rows: Tensor, counts: list[int]) -> Tensor:
+        """Rows (N, D) of images with so many rows each to the same."""
+        query, key, value = self.qkv(rows).unflatten(-1, (3, self.num_heads, -1)).unbind(1)
+        return self.proj(attend(query, key, value, counts, counts))
+
+
+def _initialize(encoder: nn.Module) -> None:
+    """DINOv2's own initialisation, for encoders that begin without its weights."""
+    for part in encoder.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.trunc_normal_(part.weight, std=0.02)
+            nn.init.zeros_(part.bias)
