@@ -17,14 +17,13 @@ from typing import Any
 import cv2
 import numpy as np
 import simplejpeg
-import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from reference_loaders import CROPS, SCENES, VIEWS, Reference
 
 from hmrkit.configs import load_config
 from hmrkit.data import images
-from hmrkit.data.batches import UnitReader
+from hmrkit.data.batches import UnitReader, start_worker
 from hmrkit.data.collate import collate
 from hmrkit.data.crops import Crops
 from hmrkit.data.datamodule import DataModule
@@ -46,8 +45,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--workers", type=int, nargs="*", default=[], help="also time the loader")
     options = parser.parse_args(arguments)
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
+    start_worker(0)  # one thread, and the memory of large images is reused, for all alike
     config = load_config("train", ["model=hmr", "run_dir=.", *options.overrides])
     node = OmegaConf.to_container(config.data.cut, resolve=True)
     cut = instantiate(node)
@@ -63,7 +61,7 @@ def main(arguments: list[str]) -> None:
             print(f"\nJPEG of {size} px, {num_bytes // 1000} kB, {options.people} people")
             stages(shards, cut, options.rounds)
             for name, reference in references.items():
-                ours = instantiate(node | {"augment": None}) if reference.options else cut
+                ours = cut
                 if reference.options:
                     ours = type(cut)(**{**plain_options(node), **reference.options})
                 compare(name, reference, shards, ours, options.rounds)

@@ -254,8 +254,16 @@ CROPS = {
         metahmr, "person", 1, {"input_size": (224, 224), "augment": METAHMR_AUGMENT}
     ),
 }
+SATHMR_AUGMENT = Augment(
+    rotation_probability=1.0,
+    rotation_std_deg=None,
+    rotation_max_deg=15.0,
+    zoom=(0.8, 1.8),
+    color_gain=(1.0, 1.0),
+    color_jitter=0.2,
+)
 SCENES = {
-    "sathmr pixels": Reference(sathmr_pixels, "image", 1, {}),
-    "sathmr": Reference(sathmr, "image", 3, {}),
+    "sathmr, pixels alone": Reference(sathmr_pixels, "image", 1, {"augment": SATHMR_AUGMENT}),
+    "sathmr": Reference(sathmr, "image", 3, {"augment": SATHMR_AUGMENT}),
 }
 VIEWS = {"heatformer": Reference(heatformer, "rig", 2, {})}

@@ -34,12 +34,17 @@ def inspect(config: DictConfig) -> None:
             "nothing to inspect: give a folder of shards (python -m hmrkit.inspect <folder>), or "
             "source=<name> for the folder of a source"
         )
-    name = source.get("name") if path == source.get("path") else None
-    is_in_place = name is not None and source.get("in_place")
+    name, is_in_place = source.get("name"), bool(source.get("in_place"))
     folder = Path(options["paths"]["runs"], "inspect", name or run.set_name(path))
     output = Path(options["output"] or folder)
+    where = run.local_copy(path, name, options["cache_dir"], is_in_place)
+    if source.get("prepare") and where == source["path"] and not Path(where).exists():
+        raise FileNotFoundError(
+            f"{where} does not exist: python -m hmrkit.prepare source={name} "
+            f"input=<folder of the download> output={where}"
+        )
     found = run.inspect_shards(
-        path,
+        where,
         instantiate(config.body),
         output,
         name,

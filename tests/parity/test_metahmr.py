@@ -2,6 +2,7 @@
 
 import fill
 import metahmr_data
+import metahmr_nets
 import numpy as np
 import parity_case
 import pytest
@@ -300,6 +301,9 @@ def check_data(case: Case, tmp_path):
 
 KINDS = {
     "forward_hmr": check_forward,
+    "forward_cliff": metahmr_nets.check_forward,
+    "train": metahmr_nets.check_train,
+    "tto": metahmr_nets.check_tto,
     "losses": check_losses,
     "metrics": check_metrics,
     "pieces": check_pieces,

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, get_worker
 
 from hmrkit.data.bad import BadRecords, TooManyBadRecordsError
 from hmrkit.data.collate import collate
+from hmrkit.data.machine import keep_freed_memory
 from hmrkit.data.mix import Mix
 from hmrkit.data.prior import PosePrior
 from hmrkit.data.record import BadRecord, Unusable
@@ -273,3 +274,4 @@ def start_worker(worker: int) -> None:
     """Keep a worker on one thread; the cores are shared out by the number of workers."""
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+    keep_freed_memory()

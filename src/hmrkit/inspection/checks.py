@@ -97,6 +97,12 @@ class Finding:
         """Of what could be judged."""
         return self.count / max(self.total, 1)
 
+    @property
+    def extent(self) -> str:
+        """How many of how many, in words."""
+        many = {"person": "people"}.get(self.level, f"{self.level}s")
+        return f"{self.count} of {self.total} {many}, {percent(self.share)}"
+
     def plain(self) -> dict[str, Any]:
         """As plain values."""
         examples = [
@@ -110,6 +116,12 @@ class Finding:
             "remedy": self.remedy,
             "examples": examples,
         }
+
+
+def percent(share: float) -> str:
+    """A share of all for people; one that is not 0 never looks like it."""
+    value = 100 * share
+    return f"{value:.0f} %" if value >= 10 or value == 0 else f"{value:.2g} %"
 
 
 def run_checks(labels: Labels, checks: Sequence[Check]) -> dict[str, Tally]:

@@ -128,8 +128,10 @@ def principal_point_off_centre(labels: Labels) -> Outcome:
     """A principal point far from the middle of a whole image."""
     off = labels.intrinsics_of_view[:, :2, 2] / labels.size_of_view - 0.5
     off = np.abs(off).max(axis=1, initial=0)
-    is_judged = np.isfinite(off) & (not labels.is_precropped)
-    return Outcome(is_judged, (off > _OFF_CENTRE) & ~labels.is_camera_proven, 100 * off)
+    # What was cut out of a larger image has it anywhere; where 3D joints judge, they do it better.
+    is_cut = labels.is_precropped | ((labels.kind == "crops") & np.isfinite(labels.reprojection))
+    is_bad = (off > _OFF_CENTRE) & ~labels.is_camera_proven
+    return Outcome(np.isfinite(off) & ~is_cut, is_bad, 100 * off)
 
 
 def anisotropic_focal_length(labels: Labels) -> Outcome:

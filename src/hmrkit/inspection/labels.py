@@ -114,10 +114,22 @@ class Labels:
         return to_parts(self.keypoints_world, self.joint_set)
 
     @cached_property
+    def longest_rotation(self) -> np.ndarray:
+        """(P,) the longest rotation vector of ``pose``."""
+        return np.linalg.norm(self.pose, axis=2).max(axis=1, initial=0)
+
+    @cached_property
+    def is_pose_sound(self) -> np.ndarray:
+        """(P,) bool: ``pose`` is a label, is axis-angle, and is no T-pose."""
+        is_rest = np.abs(self.pose[:, 1:]).max(axis=(1, 2), initial=0) < 1e-6
+        return self.has_pose & (self.longest_rotation < 2 * np.pi + 1e-3) & ~is_rest
+
+    @cached_property
     def rotations(self) -> np.ndarray:
-        """(P, 24, 3, 3) of ``pose``, NaN where it is no label."""
-        found = axis_angle_to_rotmat(np.where(self.has_pose[:, None, None], self.pose, 0))
-        return np.where(self.has_pose[:, None, None, None], found, np.nan)
+        """(P, 24, 3, 3) of ``pose``, NaN where it is not sound."""
+        is_sound = self.is_pose_sound[:, None, None]
+        found = axis_angle_to_rotmat(np.where(is_sound, self.pose, 0))
+        return np.where(is_sound[..., None], found, np.nan)
 
     @cached_property
     def _shape(self) -> np.ndarray:
@@ -138,9 +150,8 @@ class Labels:
     def facing(self) -> tuple[np.ndarray, np.ndarray]:
         """(P, 3) unit vectors ahead of and up along the trunk, in world axes: pose, else joints."""
         ahead, up = trunk_axes(self.parts_world)
-        has_pose = self.has_pose[:, None]
-        root = self.rotations[:, 0]
-        return np.where(has_pose, root[..., 2], ahead), np.where(has_pose, root[..., 1], up)
+        is_sound, root = self.is_pose_sound[:, None], self.rotations[:, 0]
+        return np.where(is_sound, root[..., 2], ahead), np.where(is_sound, root[..., 1], up)
 
     # people before the cameras of their views
 
@@ -302,9 +313,15 @@ def across(points: np.ndarray) -> np.ndarray:
 def trunk_axes(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Unit vectors (N, 3) ahead of and up along trunks, from shoulders and hips (N, parts, 3)."""
     left_shoulder, right_shoulder, left_hip, right_hip = np.moveaxis(pick(points, *TRUNK), 1, 0)
-    up = left_shoulder + right_shoulder - left_hip - right_hip
     sideways = left_shoulder - right_shoulder + left_hip - right_hip
+    up = trunk_up(points)
     return _unit(np.cross(sideways, up)), _unit(up)
+
+
+def trunk_up(points: np.ndarray) -> np.ndarray:
+    """From the hips to the shoulders, (N, C), of (N, parts, C)."""
+    trunk = pick(points, *TRUNK)
+    return trunk[:, :2].mean(axis=1) - trunk[:, 2:].mean(axis=1)
 
 
 def bounds(points: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

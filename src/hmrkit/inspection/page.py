@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hmrkit.inspection.checks import ERROR, Finding
-from hmrkit.inspection.statistics import COLUMNS, share
+from hmrkit.inspection.statistics import COLUMNS, share, short
 from hmrkit.reporting import charts
 from hmrkit.reporting.parts import data_uri, facts, fill_page, section, table
 
@@ -64,7 +64,7 @@ def _findings(found: "Inspection") -> str:
 
 def _finding(finding: Finding, pictures: Sequence[tuple[str, np.ndarray]]) -> str:
     color = "var(--bad)" if finding.severity == ERROR else "var(--s1)"
-    lines = [[e.key, e.where, e.detail] for e in finding.examples]
+    lines = [[f"{e.key} {e.where}", e.detail] for e in finding.examples]
     shots = "".join(
         f'<figure><img alt="example" src="{data_uri(rgb)}"><figcaption>{html.escape(caption)}'
         "</figcaption></figure>"
@@ -73,10 +73,9 @@ def _finding(finding: Finding, pictures: Sequence[tuple[str, np.ndarray]]) -> st
     return (
         f'<h3><span style="color:{color}">{finding.severity}</span> '
         f"<code>{html.escape(finding.name)}</code> "
-        f'<span class="soft">{finding.count} of {finding.total} {finding.level}s, '
-        f"{100 * finding.share:.2g} %</span></h3>"
+        f'<span class="soft">{finding.extent}</span></h3>'
         f"<p>{html.escape(finding.what)} {html.escape(finding.remedy)}</p>"
-        + table(["record", "where", "what"], lines)
+        + table(["such as", ""], lines)
         + (f'<div class="grid2 shots" style="margin-top:12px">{shots}</div>' if shots else "")
     )
 
@@ -108,14 +107,16 @@ def _distributions(found: "Inspection") -> str:
         if len(values) == 0 or np.ptp(values) == 0:
             continue  # a number that never changes is in the table below
         values = values[:: 1 + len(values) // _HISTOGRAM_VALUES]
-        figures.append(charts.histogram([("s0", "", values)], column.unit, column.title))
-    header = ["", "count", "mean", "sd", "min", "5 %", "median", "95 %", "max"]
+        figures.append(
+            charts.histogram([("s0", f"{len(values)} values", values)], column.unit, column.title)
+        )
+    header = ["", "count", "mean", "min", "5 %", "median", "95 %", "max"]
     lines = [
         [_title(name), str(column["count"]), *_numbers(column)]
         for name, column in found.summary["distributions"].items()
     ]
     grid = f'<div class="grid2">{"".join(figures)}</div>' if figures else ""
-    return table(header, lines, numeric=range(1, 9)) + f"<br>{grid}" if lines else ""
+    return table(header, lines, numeric=range(1, 8)) + f"<br>{grid}" if lines else ""
 
 
 def _title(name: str) -> str:
@@ -124,8 +125,8 @@ def _title(name: str) -> str:
 
 
 def _numbers(column: dict[str, Any]) -> list[str]:
-    keys = ("mean", "sd", "min", "p5", "median", "p95", "max")
-    return [f"{column[key]:.4g}" for key in keys]
+    keys = ("mean", "min", "p5", "median", "p95", "max")
+    return [short(column[key]) for key in keys]
 
 
 def _joints(summary: dict[str, Any]) -> str:
@@ -151,7 +152,7 @@ def _joints(summary: dict[str, Any]) -> str:
 
 
 def _bodies(summary: dict[str, Any]) -> str:
-    header = ["angle from the mean pose, degrees", "mean", "median", "95 %", "max"]
+    header = ["degrees from the mean", "mean", "median", "95 %", "max"]
     lines = [
         [name, *(f"{entry[key]:.1f}" for key in ("mean", "median", "p95", "max"))]
         for name, entry in summary["pose_deg"].items()

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 
 from hmrkit.body.smpl import SMPL
+from hmrkit.data.cache import fetch_source
 from hmrkit.data.record import BadRecord
+from hmrkit.data.remote import is_remote
 from hmrkit.data.shards import ShardSet
 from hmrkit.data.workers import progress_bar
 from hmrkit.inspection import page, sheet
@@ -19,7 +21,7 @@ from hmrkit.inspection.checks import ERROR, Finding, to_finding
 from hmrkit.inspection.scan import CHECKS, Scan, scan_set
 from hmrkit.inspection.set_checks import find_in_set, open_set
 from hmrkit.inspection.skeleton import Skeleton, skeleton_of
-from hmrkit.inspection.statistics import Statistics, label_level, plain_statistics, share
+from hmrkit.inspection.statistics import Statistics, label_level, plain_statistics, share, short
 from hmrkit.render.draw import save_image
 
 SCHEMA_VERSION = 1
@@ -59,7 +61,7 @@ def inspect_shards(
     output: str | Path | None = None,
     name: str | None = None,
     num_samples: int | None = None,
-    num_pictures: int = 24,
+    num_pictures: int = 16,
     workers: int | str | None = 0,
     with_pixels: bool = False,
     converter: Any = None,
@@ -96,6 +98,25 @@ def inspect_shards(
     if output is not None:
         _write(found, Path(output))
     return found
+
+
+def local_copy(path: Any, name: str | None, cache_dir: str | None, is_in_place: bool) -> Any:
+    """Where the shards of an address are on this machine; a local path as it is.
+
+    Args:
+        path: of the set, or its address.
+        name: of the set, for messages.
+        cache_dir: folder that sets of other machines are copied to.
+        is_in_place: the tars are of another format, without a manifest.
+
+    Raises:
+        ValueError: if the set is elsewhere and there is no ``cache_dir``.
+    """
+    if not isinstance(path, str) or not is_remote(path):
+        return path
+    if not cache_dir or path.startswith("pipe:"):
+        raise ValueError(f"{path} is not on this machine: cache_dir=<folder> copies it first")
+    return fetch_source(path, name or set_name(path), cache_dir, not is_in_place)
 
 
 def _fits(manifest: Mapping[str, Any], body: SMPL) -> bool:
@@ -256,7 +277,7 @@ def format_inspection(found: Inspection) -> str:
             lines.append(f"  {label:18}{number:10d} {label_level(label):7}{100 * part:6.1f} %")
     lines += ["", f"  {'':34}{'p5':>10}{'median':>10}{'p95':>10}{'max':>10}"]
     for name, column in summary["distributions"].items():
-        numbers = "".join(f"{column[key]:10.3g}" for key in ("p5", "median", "p95", "max"))
+        numbers = "".join(f"{short(column[key]):>10}" for key in ("p5", "median", "p95", "max"))
         lines.append(f"  {name:34}{numbers}")
     return "\n".join([*lines, "", *_format_findings(found.findings)])
 
@@ -266,8 +287,7 @@ def _format_findings(findings: list[Finding]) -> list[str]:
         return ["no findings"]
     lines = []
     for one in findings:
-        of = f"{one.count} of {one.total} {one.level}s, {100 * one.share:.2g} %"
-        lines += [f"{one.severity.upper():8}{one.name} ({of})", f"        {one.what}"]
+        lines += [f"{one.severity.upper():8}{one.name} ({one.extent})", f"        {one.what}"]
         for example in one.examples[:3]:
             where = " ".join(filter(None, (example.key, example.where)))
             lines.append(f"        - {where}: {example.detail}")

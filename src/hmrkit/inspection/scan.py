@@ -13,6 +13,7 @@ from hmrkit.data.in_place import decode_in_place
 from hmrkit.data.record import BadRecord, decode_record
 from hmrkit.data.shards import ShardSet
 from hmrkit.data.workers import count_workers, do_jobs, progress_bar
+from hmrkit.inspection.agreement_checks import AGREEMENT_CHECKS
 from hmrkit.inspection.body_checks import BODY_CHECKS
 from hmrkit.inspection.checks import Tally, run_checks
 from hmrkit.inspection.image_checks import IMAGE_CHECKS
@@ -21,7 +22,7 @@ from hmrkit.inspection.skeleton import Skeleton
 from hmrkit.inspection.statistics import MAX_ROWS, Statistics, measure
 from hmrkit.types import Sample
 
-CHECKS = (*IMAGE_CHECKS, *BODY_CHECKS)
+CHECKS = (*IMAGE_CHECKS, *BODY_CHECKS, *AGREEMENT_CHECKS)
 _ROWS_AT_ONCE = 2048  # views or people of a bundle of records
 _RECORDS_PER_JOB = 1000
 _PNG = b"\x89PNG\r\n\x1a\n"

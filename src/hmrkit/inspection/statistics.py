@@ -182,6 +182,13 @@ def summarise(values: np.ndarray) -> dict[str, float | int] | None:
     }
 
 
+def short(value: float) -> str:
+    """A number with three digits; what is next to nothing is 0."""
+    if abs(value) < 5e-4:
+        return "0"
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
 def plain_statistics(found: Statistics, joint_set: str) -> dict[str, Any]:
     """Everything as plain values, for ``inspect.json``."""
     counts = found.counts

@@ -1,4 +1,4 @@
-"""HRNet (Sun et al. 2019; Wang et al. 2020): branches of several resolutions, fused again and again.
+"""HRNet (Sun et al. 2019; Wang et al. 2020): branches of several resolutions, fused repeatedly.
 
     image -> two 3x3 convolutions of stride 2 -> layer1 -> strides 4 and 8        (stage2)
           -> strides 4, 8, 16 (stage3) -> strides 4, 8, 16, 32 (stage4) -> head -> feature

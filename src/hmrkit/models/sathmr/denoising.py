@@ -77,7 +77,9 @@ class Denoiser(nn.Module):
         is_used = torch.full((num_images * num_slots,), self.with_empty_slots, device=flat.device)
         return DenoisingQueries(
             empty.index_copy(0, index, content).view(num_images, num_slots, content.shape[1]),
-            box.new_zeros(len(empty), 4).index_copy(0, index, logit(box)).view(num_images, num_slots, 4),
+            box.new_zeros(len(empty), 4)
+            .index_copy(0, index, logit(box))
+            .view(num_images, num_slots, 4),
             is_used.index_fill(0, index, True).view(num_images, num_slots),
             flat[::2],
         )

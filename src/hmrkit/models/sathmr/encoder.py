@@ -8,6 +8,7 @@ Tokens of all images are rows of one tensor, image by image.
 """
 
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -112,10 +113,7 @@ class AdaptiveEncoder(nn.Module):
 
     def _coarse(self, image: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
         """Class tokens (I, D) and low-resolution tokens (C, D)."""
-        side = len(self.positions) // 2
-        table = self.positions.permute(2, 0, 1)[None]
-        table = F.interpolate(table, size=(side, side), mode="bicubic", align_corners=False)
-        table = table[0].permute(1, 2, 0)  # (side, side, D)
+        table = halve_positions(self.positions)
         patches = patches_of(F.avg_pool2d(image, CELL_PX // PATCH_PX))
         values = self.patch_coarse(cells.of(patches)) + table[cells.row, cells.column]
         sequences = Sequences(cells.image, len(image))
@@ -208,8 +206,7 @@ class ReLUMLP(nn.Module):
     def __init__(self, dim: int, num_hidden: int, dim_out: int, num_layers: int) -> None:
         super().__init__()
         widths = [dim, *[num_hidden] * (num_layers - 1), dim_out]
-        pairs = zip(widths[:-1], widths[1:], strict=True)
-        self.layers = nn.ModuleList(nn.Linear(*pair) for pair in pairs)
+        self.layers = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(widths))
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(..., dim) to (..., dim_out)."""
@@ -228,6 +225,13 @@ class PatchEmbed(nn.Module):
     def forward(self, patches: Tensor) -> Tensor:
         """(N, 3, 14, 14) to (N, D)."""
         return F.linear(patches.flatten(1), self.proj.weight.flatten(1), self.proj.bias)
+
+
+def halve_positions(table: Tensor) -> Tensor:
+    """The position table (n, n, D) for tokens of twice the size: (n / 2, n / 2, D)."""
+    half = len(table) // 2
+    grid = F.interpolate(table.permute(2, 0, 1)[None], size=(half, half), mode="bicubic")
+    return grid[0].permute(1, 2, 0)
 
 
 def patches_of(image: Tensor) -> Tensor:

@@ -42,6 +42,10 @@ class SceneLabels(NamedTuple):
     has_depth: Tensor  # (M,) bool: depth and camera are exact
     has_all_bodies: Tensor  # (I,) bool: images of which everybody's body is known
 
+    def pick(self, index: Tensor) -> "SceneLabels":
+        """Some of the people."""
+        return SceneLabels(*(values[index] for values in self[:-1]), self[-1])
+
 
 def scene_labels(batch: Batch, long_side_px: int) -> SceneLabels:
     """The labels of a batch of scenes.

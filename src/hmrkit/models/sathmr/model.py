@@ -12,23 +12,26 @@ People stand before one camera per image. There is no detector and no suppressio
 
 import math
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from hmrkit.body.smpl import SMPL
 from hmrkit.geometry.cameras import project
-from hmrkit.geometry.rotations import rot6d_interleaved_to_rotmat, rotmat_to_rot6d_interleaved
+from hmrkit.geometry.rotations import rotmat_to_rot6d_interleaved
 from hmrkit.models.sathmr import tokens
+from hmrkit.models.sathmr.convert import convert_dinov2
 from hmrkit.models.sathmr.decoder import Decoded, Decoder, Memory
 from hmrkit.models.sathmr.denoising import Denoiser, DenoisingQueries, attention_mask
 from hmrkit.models.sathmr.encoder import AdaptiveEncoder, Encoded, PlainEncoder, ReLUMLP, ScaleHead
 from hmrkit.models.sathmr.labels import SceneLabels, scene_labels
+from hmrkit.models.sathmr.people import cam_to_transl, to_body
 from hmrkit.models.sathmr.positions import sine_encoding
+from hmrkit.models.sathmr.tokens import Cells
 from hmrkit.types import Batch, Body, Prediction
 
 FIELD_OF_VIEW_DEG = 60.0  # of the square of the longest side, vertical and horizontal
-_EPSILON = 1e-6  # smallest scale
 _PRIOR = 0.01  # confidence of an untrained query
 _POSE, _BETAS = 144, 10
 
@@ -94,22 +97,164 @@ class SATHMR(nn.Module):
             body_model: in training, poses the labels for the scale map.
 
         Returns:
-            P = I * Q people, image by image: ``image_of_person`` says whose, ``score`` how likely
-            each is somebody; those below a threshold are nobody. ``body.transl`` is 0,
-            ``transl_cam`` leads to the camera of the image. ``extra``: see ``_extra``. In training
-            the earlier decoder layers are in ``stages``.
+            P = I * Q people, image by image: ``image_of_person`` says where, ``score`` how likely
+            each is somebody; below a threshold they are nobody. ``body.transl`` is 0 and
+            ``transl_cam`` leads to the camera of the image. ``extra`` holds ``box`` (P, 4) centre
+            and size in shares of the longest side; ``tokens`` (N, 4) image, level, row and column;
+            with a scale map ``scale_map`` (C, 2) and ``cells`` (C, 3) image, row and column.
+            In training the earlier decoder layers are in ``stages`` and ``extra`` also holds
+            what ``SATHMRLoss`` reads: ``label_map``, ``has_label_map``, ``dn_...``.
         """
         image, size = batch["image"], batch["input_size"]
         cells, grid_hw = self._cells(image, size)
-        labels = scene_labels(batch, self.long_side_px) if self.training else None
-        label_map = None
-        if labels is not None and self.scale_head is not None:
+        labels: SceneLabels | None = None
+        label_map: dict[str, Tensor] = {}
+        if self.training:
+            labels = scene_labels(batch, self.long_side_px)
             label_map = self._label_map(batch, labels, body_model, cells, grid_hw)
-        encoded = self.encoder(image, cells, self._seen(labels, label_map, cells))
-        noised, queries = self._queries(labels, len(image))
-        decoded = self.decoder(*queries[:2], self._memory(encoded), queries[2])
-        layers = self._predictions(decoded, size, noised)
+        encoded = self.encoder(image, cells, partial(self._see, label_map))
+        memory = self._memory(encoded)
+        content = self.query_content.expand(len(image), -1, -1)
+        box_logit = self.query_box.expand(len(image), -1, -1)
+        noised: DenoisingQueries | None = None
+        may_attend: Tensor | None = None
+        if labels is not None and self.denoiser is not None:
+            noised = self.denoiser(labels, len(image))
+            content = torch.cat([noised.content, content], dim=1)
+            box_logit = torch.cat([noised.box_logit, box_logit], dim=1)
+            may_attend = attention_mask(noised, self.num_queries)
+        decoded = self.decoder(content, box_logit, memory, may_attend)
+        return self._prediction(decoded, size, noised, self._tokens(encoded, cells) | label_map)
+
+    def initial_state(self, part: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+        """The network's state with a part from a file of others; None if it is no such file.
+
+        Args:
+            part: of the network: "encoder" knows DINOv2's own files.
+            weights: what the file holds.
+        """
+        if part != "encoder" or "pos_embed" not in weights:
+            return None
+        own = self.state_dict()
+        return own | convert_dinov2(weights, own)
+
+    def _cells(self, image: Tensor, size: Tensor) -> tuple[Cells, tuple[int, int]]:
+        """The encoder's cells, and rows and columns of the largest image."""
+        divisor, cell_px = self.encoder.divisor_px, self.encoder.cell_px
+        height, width = image.shape[-2:]
+        limit = -(-self.long_side_px // divisor) * divisor
+        if height % divisor or width % divisor or max(height, width) > limit:
+            raise ValueError(
+                f"images are {height}x{width}, but this network takes multiples of {divisor} up to "
+                f"{limit}: set data.cut.size_divisor={divisor} and "
+                f"data.cut.long_side_px={self.long_side_px}"
+            )
+        grid_hw = (height // cell_px, width // cell_px)
+        return tokens.cells_of(size, cell_px, divisor, grid_hw), grid_hw
+
+    @torch.no_grad()
+    def _label_map(
+        self,
+        batch: Batch,
+        labels: SceneLabels,
+        body_model: SMPL,
+        cells: Cells,
+        grid_hw: tuple[int, int],
+    ) -> dict[str, Tensor]:
+        """The labels' scale map (C, 2), and the cells (C,) of which it is known."""
+        if self.scale_head is None:
+            return {}
+        size = batch["input_size"]
+        rotmats = labels.rotmats
+        transl = batch["body"].transl[labels.person]
+        mesh = body_model(Body(rotmats[:, 0], rotmats[:, 1:], labels.betas, transl))
+        points = tokens.surface_points(mesh.vertices, self.edges)
+        is_seen = (points[..., 2] > 0) & labels.has_body[:, None]
+        size_px = size[labels.image].flip(-1)  # (M, 2)
+        points_px = (project(points, labels.camera_crop) + 1) / 2 * size_px[:, None]
+        people = tokens.People(
+            labels.image, labels.box[:, 2:].norm(dim=1).clamp(max=1), labels.depth / labels.focal_px
+        )
+        return {
+            "label_map": tokens.scale_map(points_px, is_seen, people, size, cells, grid_hw),
+            "has_label_map": labels.has_all_bodies[cells.image],
+        }
+
+    def _see(self, label_map: Mapping[str, Tensor], coarse: Tensor) -> tuple[Tensor, Tensor]:
+        """The scale map (C, 2) of low-resolution tokens, and that by which tokens are chosen."""
+        assert self.scale_head is not None
+        predicted = self.scale_head(coarse)
+        chosen = predicted.detach()
+        if label_map:
+            is_given = label_map["has_label_map"] & (self.num_steps < self.label_map_steps)
+            chosen = torch.where(is_given[:, None], label_map["label_map"], chosen)
+            self.num_steps += 1
+        return predicted, chosen
+
+    def _memory(self, encoded: Encoded) -> Memory:
+        """What the decoder reads."""
+        _, row, column = encoded.cells
+        y, x = (((i + 0.5) * encoded.cell_px / self.long_side_px) for i in (row, column))
+        position = sine_encoding(y, x, self.decoder.dim)
+        if self.level_embed is not None:
+            position = position + self.level_embed[encoded.level]
+        return Memory(self.feature_proj(encoded.features), position, encoded.counts)
+
+    def _prediction(
+        self,
+        decoded: Decoded,
+        size: Tensor,
+        noised: DenoisingQueries | None,
+        extra: Mapping[str, Tensor],
+    ) -> Prediction:
+        """The last layer's people, in training the others' too."""
+        hidden = decoded.hidden
+        pose6d = [head(h).float() for head, h in zip(self.pose_heads, hidden, strict=True)]
+        betas = [head(h).float() for head, h in zip(self.shape_heads, hidden, strict=True)]
+        shown = slice(0 if self.training else -1, None)
+        cam = self.cam_head(hidden[shown]).float()
+        raw = {
+            "pose6d": (self.mean_pose + torch.stack(pose6d).cumsum(0))[shown],
+            "betas": (self.mean_betas + torch.stack(betas).cumsum(0))[shown],
+            "transl": cam_to_transl(cam, self.focal_px, self.long_side_px),
+            "score": self.conf_head(hidden[shown]).float().sigmoid().squeeze(-1),
+            "box": decoded.box[shown],
+        }
+        layers = [
+            self._layer({name: value[layer] for name, value in raw.items()}, size, noised)
+            for layer in range(len(cam))
+        ]
         result = layers.pop()
         result.stages = layers
-        result.extra |= self._extra(encoded, cells, label_map, noised)
+        result.extra |= extra
+        if noised is not None:
+            result.extra |= {"dn_slot": noised.slot, "dn_is_used": noised.is_used}
         return result
+
+    def _layer(
+        self, raw: Mapping[str, Tensor], size: Tensor, noised: DenoisingQueries | None
+    ) -> Prediction:
+        """What one layer says: ``raw`` (I, S + Q, ...) has the noised people first."""
+        own = {name: value[:, -self.num_queries :].flatten(0, 1) for name, value in raw.items()}
+        image = torch.arange(len(size), device=size.device).repeat_interleave(self.num_queries)
+        extra = {"pose6d": own["pose6d"], "box": own["box"]}
+        if noised is not None:
+            extra |= {f"dn_{name}": value[:, : -self.num_queries] for name, value in raw.items()}
+        focal = 2 * self.focal_px / size.flip(-1).float()  # (I, 2) in crop units
+        intrinsics = torch.diag_embed(torch.cat([focal, torch.ones_like(focal[:, :1])], dim=1))
+        return Prediction(
+            body=to_body(own["pose6d"], own["betas"]),
+            transl_cam=own["transl"],
+            intrinsics_crop=intrinsics[image],
+            score=own["score"],
+            image_of_person=image,
+            extra=extra,
+        )
+
+    def _tokens(self, encoded: Encoded, cells: Cells) -> dict[str, Tensor]:
+        """Where the encoder looked how closely."""
+        image, row, column = encoded.cells
+        places = {"tokens": torch.stack([image, encoded.level, row, column], dim=1)}
+        if encoded.scale_map is not None:
+            places |= {"scale_map": encoded.scale_map, "cells": torch.stack(cells, dim=1)}
+        return places
