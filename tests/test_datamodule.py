@@ -1,6 +1,7 @@
 """The data module: one sequence of samples for any workers and ranks, resumed bit for bit."""
 
 import hashlib
+import itertools
 import os
 import socket
 import subprocess
@@ -15,11 +16,11 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from hmrkit.data import images
+from hmrkit.data.crops import Crops
 from hmrkit.data.datamodule import DataModule
-from hmrkit.data.machine import auto_workers
-from hmrkit.data.machine import num_cores
+from hmrkit.data.machine import auto_workers, num_cores
 from hmrkit.data.shards import write_shard
-from made_sources import Tagged, make_source
+from made_sources import Tagged, make_rigs, make_source
 
 STEPS = 12  # per epoch
 
@@ -291,6 +292,18 @@ def test_people_of_one_image_are_drawn_together_and_decoded_once(crowd, monkeypa
     assert len({draw for _, draws in batches for draw in draws}) == 100  # each augmented anew
 
 
+def test_cameras_of_a_rig_are_not_drawn_together(tmp_path):
+    path = make_rigs(tmp_path / "rigs")  # ten moments, two people in two images each
+    data = make_crowd(str(path), steps_per_epoch=10)
+    data.cut = Crops([16, 16])
+    data.setup("fit")
+    keys = [key for batch in data.train_dataloader() for key in batch["key"]]
+    assert Counter(keys) == {key: 4 for key in set(keys)}  # a pass
+    assert len(set(keys)) == 10
+    neighbours = sum(a == b for a, b in itertools.pairwise(keys))
+    assert neighbours < 10  # 30 if the views of a moment stayed together
+
+
 def test_grouped_batches_depend_on_seed_and_step_only(crowd, tmp_path):
     batches = drawn(make_crowd(crowd))
     assert drawn(make_crowd(crowd, num_workers=2)) == batches
@@ -417,7 +430,7 @@ def test_a_cut_of_views_refuses_motion(tmp_path):
     clip = {"key": "walk", "pose": np.zeros((3, 24, 3), np.float32), "has_pose": np.ones(3, bool)}
     write_shard(tmp_path / "a.tar", [clip], "smpl24")
     data = DataModule(Tagged(), 4, train={"m": {"path": str(tmp_path)}}, val={}, test={})
-    with pytest.raises(ValueError, match=r"source 'm': .* has no views, which is what Tagged takes"):
+    with pytest.raises(ValueError, match=r"source 'm': .* has no views, which is what Tagged"):
         data.setup("fit")
 
 

@@ -31,10 +31,11 @@ RANKS = {
     "initial_weights": 9,
     "reporting": 8,
     "report": 9,
+    "inspection": 9,
     "infer": 10,
     "runs": 11,
 }
-ENTRY_POINTS = {"train", "eval", "demo", "synth", "prepare", "convert", "doctor"}
+ENTRY_POINTS = {"train", "eval", "demo", "synth", "prepare", "inspect", "convert", "doctor"}
 FREE = {"configs", "__init__", "__version__"}  # no rank: these import nothing of ours
 
 
@@ -156,7 +157,8 @@ def test_directions_are_named_when_order_matters():
 
 def test_importing_hmrkit_is_cheap_and_touches_nothing(tmp_path: Path):
     code = (
-        "import sys, hmrkit, hmrkit.train, hmrkit.eval, hmrkit.demo, hmrkit.synth, hmrkit.prepare;"
+        "import sys, hmrkit, hmrkit.train, hmrkit.eval, hmrkit.demo, hmrkit.synth, hmrkit.prepare, "
+        "hmrkit.inspect;"
         "heavy = {'torch', 'pytorch_lightning', 'smplx', 'pyrender', 'timm', 'torchvision', 'cv2'};"
         "sys.exit(str(sorted(heavy & set(sys.modules))) if heavy & set(sys.modules) else 0)"
     )

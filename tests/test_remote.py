@@ -17,7 +17,7 @@ from hmrkit.data.record import BadRecord
 from hmrkit.data.shards import ShardSet
 from hmrkit.data.stream import RemoteStream
 from made_servers import serve_http, serve_s3
-from made_sources import Tagged, make_source
+from made_sources import Tagged, make_rigs, make_source
 
 NUM = 24  # records, in three shards
 
@@ -131,6 +131,14 @@ def test_people_of_one_image_stay_together_in_a_stream_if_asked(tmp_path, group_
     assert ShardSet(path).num_views == len(units)
 
 
+def test_cameras_of_a_rig_do_not_stay_together_in_a_stream(tmp_path):
+    make_rigs(tmp_path / "rigs")  # ten moments, two people in two images each
+    with serve_http(tmp_path) as server:
+        stream = RemoteStream(f"{server.url}/rigs", "web", 0, 20, group_views=True)
+        keys = [stream.next_unit("view", 0, 0, 1)[0]["key"] for _ in range(40)]
+    assert sum(a == b for a, b in itertools.pairwise(keys)) < 20  # 30 if they did
+
+
 # The local copy
 
 
@@ -158,7 +166,7 @@ def test_a_copy_is_fetched_once_and_then_read_without_the_server(folder, tmp_pat
 
 def test_a_remote_test_set_is_copied_and_evaluated_in_order(server, tmp_path):
     test = {"v": {"path": f"{server.url}/set"}}
-    with pytest.raises(ValueError, match=r"'v': evaluation reads .* data.cache_dir=<folder>"):
+    with pytest.raises(ValueError, match=r"'v': mix.test reads .* data.cache_dir=<folder>"):
         make_data({}, test).setup("test")
     data = make_data({}, test, cache_dir=str(tmp_path / "cache"))
     data.setup("test")

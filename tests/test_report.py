@@ -209,6 +209,7 @@ def labelled(body):
         "images": [image],
         "intrinsics": camera[None].astype(np.float32),
         "world_to_camera": np.eye(4, dtype=np.float32)[None],
+        "intrinsics_of_view": np.full((1, 3, 3), np.nan, np.float32),
         "image_of_view": np.zeros(1, np.int64),
         "person_of_view": np.zeros(1, np.int64),
         "box_img": np.concatenate([seen.min(0), seen.max(0)])[None].astype(np.float32),
@@ -223,6 +224,7 @@ def labelled(body):
         "has_betas": np.ones(1, bool),
         "gender": np.full(1, -1),
         "is_self_intersecting": np.zeros(1, bool),
+        "time_s": np.full(1, np.nan, np.float32),
     }
     batch = collate([Crops([96, 96])(sample, 0, None)])
     crop_to_img = torch.cat([batch["crop_to_img"][0], torch.tensor([[0, 0, 1.0]])])

@@ -219,7 +219,7 @@ def test_lost_records_stop_a_run_like_bad_ones(folder, address):
 
 def test_evaluation_needs_local_shards_and_epochs_a_length(folder, address):
     node = {"web": {"path": address}}
-    with pytest.raises(ValueError, match="source 'web': evaluation reads every record once"):
+    with pytest.raises(ValueError, match=r"source .web.: mix.val reads records one by one"):
         DataModule(Crops([16, 16]), 4, train={}, val=node, test={}).setup("validate")
     data = DataModule(Crops([16, 16]), 4, train=node, val={}, test={}, num_workers=0)
     data.setup("fit")

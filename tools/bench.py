@@ -1,5 +1,7 @@
 """Time and memory of a method: ``python tools/bench.py model=hmr --batch 1 8 --threads 1``.
 
+``python tools/bench.py data=crops`` times the loading of data instead (``bench_data.py``).
+
 Random weights, random images at the method's own input size, the free body. Prints the fastest and
 the median of the repeats, because other programs only ever make a measurement slower.
 """
@@ -7,12 +9,14 @@ the median of the repeats, because other programs only ever make a measurement s
 import argparse
 import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable
 
 import torch
 from omegaconf import OmegaConf
 
+import bench_data
 from hmrkit.body import joints
 from hmrkit.checkpoints import build_module
 from hmrkit.configs import load_config
@@ -22,6 +26,10 @@ from hmrkit.types import Batch
 
 def main() -> None:
     """Read the command line, run, print a table."""
+    groups = {argument.partition("=")[0] for argument in sys.argv[1:]}
+    if "data" in groups and "model" not in groups:
+        bench_data.main(sys.argv[1:])
+        return
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("overrides", nargs="+", help="of the config, such as model=hmr")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])

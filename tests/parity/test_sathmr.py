@@ -1,7 +1,8 @@
 """SAT-HMR against its authors' code: every case of a folder, by its kind."""
 
 import pytest
-import sathmr_data
+import sathmr_nets
+import sathmr_pieces
 from parity_case import Case
 
 
@@ -12,4 +13,13 @@ def test_case(case: Case, tmp_path):
     KINDS[kinds[0]](case, tmp_path)
 
 
-KINDS = {"data": sathmr_data.check_data}
+KINDS = {
+    "data": sathmr_pieces.check_data,
+    "forward": sathmr_nets.check_forward,
+    "train": sathmr_nets.check_train,
+    "criterion": sathmr_nets.check_criterion,
+    "sat_tokens": sathmr_pieces.check_sat_tokens,
+    "pieces": sathmr_pieces.check_pieces,
+    "eval": sathmr_pieces.check_evaluation,
+    "visualize": sathmr_pieces.check_pictures,
+}

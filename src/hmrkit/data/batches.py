@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, get_worker
 
 from hmrkit.data.bad import BadRecords, TooManyBadRecordsError
 from hmrkit.data.collate import collate
+from hmrkit.data.images import IMAGE_FILES
 from hmrkit.data.machine import keep_freed_memory
 from hmrkit.data.mix import Mix
 from hmrkit.data.prior import PosePrior
@@ -89,6 +90,22 @@ def cut_sample(
 def num_units(shards: ShardSet, cut: Cut) -> int:
     """Return how many draws one pass over a source is."""
     return shards.num_views if cut.unit == "view" else len(shards)
+
+
+def views_per_image(shards: ShardSet) -> np.ndarray:
+    """Sizes of the groups of views that share an image, in order.
+
+    In a record of several images every view is a group of its own: cameras of a rig show the same
+    people at the same moment, which are better kept apart.
+    """
+    groups = []
+    for shard in shards.shards:
+        is_image = np.array([e.lower().endswith(IMAGE_FILES) for e in shard.extensions])
+        images = np.add.reduceat(is_image[shard.extension].astype(int), shard.first_member[:-1])
+        is_rig = images > 1
+        sizes = np.where(is_rig, 1, shard.num_views)
+        groups.append(np.repeat(sizes, np.where(is_rig, shard.num_views, 1)))
+    return np.concatenate(groups)
 
 
 def collate_units(

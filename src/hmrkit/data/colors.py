@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
+from PIL import Image
 
 Jitter = tuple[str, float]  # "brightness", "contrast" or "saturation", and its factor
 
@@ -16,18 +17,17 @@ def gain(image: np.ndarray, factors: Sequence[float]) -> np.ndarray:
 
 
 def jitter(image: np.ndarray, steps: Sequence[Jitter]) -> np.ndarray:
-    """An image (H, W, 3) uint8 RGB after the steps, in order: torchvision's ColorJitter on Pillow's.
+    """An image (H, W, 3) uint8 RGB after the steps, in order: torchvision's ColorJitter on uint8.
 
     Each step blends the image with a dull one, ``dull + factor * (image - dull)``, and truncates:
     black for brightness, the mean grey for contrast, the image's own grey for saturation. The whole
-    image counts for the mean, padding included. OpenCV's greys, in a third of Pillow's time, differ
-    in one colour of 800, by one level.
+    image counts for the mean, padding included.
     """
     for name, factor in steps:
         if name == "saturation":
-            grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-            # The sum is rounded: half a level less truncates it, and whole numbers must stay.
-            image = cv2.addWeighted(image, factor, grey, 1 - factor, -0.4999)
+            bright = Image.fromarray(image)
+            dull = bright.convert("L").convert("RGB")
+            image = np.asarray(Image.blend(dull, bright, factor))
         else:
             image = cv2.LUT(image, _blend_table(_dull_level(image, name), factor))
     return image
@@ -37,7 +37,7 @@ def _dull_level(image: np.ndarray, name: str) -> int:
     if name == "brightness":
         return 0
     if name == "contrast":
-        return int(cv2.mean(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))[0] + 0.5)
+        return int(np.asarray(Image.fromarray(image).convert("L")).mean() + 0.5)
     raise ValueError(f"no colour step {name!r}; there are brightness, contrast and saturation")
 
 

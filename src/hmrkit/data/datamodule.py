@@ -22,6 +22,7 @@ from hmrkit.data.batches import (
     collate_units,
     num_units,
     start_worker,
+    views_per_image,
 )
 from hmrkit.data.collate import normalize_image
 from hmrkit.data.machine import auto_workers, num_cores
@@ -297,7 +298,7 @@ class DataModule(pl.LightningDataModule):
         sources = []
         for (name, source), weight, count in zip(opened.items(), weights, counts, strict=True):
             is_local = isinstance(source, ShardSet)
-            groups = source.views_per_record if is_local and is_grouped else None
+            groups = views_per_image(source) if is_local and is_grouped else None
             sources.append(MixSource(name, weight, count if is_local else 0, groups))
         mix = Mix(sources, self.seed, self.chunk_size)
         if rank_zero_only.rank == 0:

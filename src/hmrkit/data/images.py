@@ -9,6 +9,7 @@ import simplejpeg
 
 from hmrkit.data.record import BadRecord, decode_image
 
+IMAGE_FILES = ("jpg", "jpeg", "png")  # how their names end
 REDUCTIONS = (1, 2, 4, 8)  # what the JPEG decoder does while it decodes
 
 

@@ -111,12 +111,12 @@ def drop_missing(
         raise FileNotFoundError(f"{message}\nmix.allow_missing=true goes on without them")
     for split, name, _, _ in missing:
         del maps[split][name]
-    for split in dict.fromkeys(one.split for one in missing):
-        if not maps[split]:
-            without = " ".join(f"~mix.{s}.{name}" for s, name, _, _ in missing if s == split)
-            raise FileNotFoundError(
-                f"{message}\nwhich leaves nothing of mix.{split}; to do without it: {without}"
-            )
+    empty = [split for split in dict.fromkeys(m.split for m in missing) if not maps[split]]
+    if empty:
+        without = " ".join(f"~mix.{m.split}.{m.name}" for m in missing if m.split in empty)
+        remedy = "" if "train" in empty else f"; to do without: {without}"
+        maps_left = " and ".join(f"mix.{split}" for split in empty)
+        raise FileNotFoundError(f"{message}\nThat leaves nothing of {maps_left}{remedy}")
     log.warning("%s\nThey are left out, as mix.allow_missing=true says", message)
 
 

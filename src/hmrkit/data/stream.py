@@ -16,7 +16,7 @@ from typing import Any
 
 from torch.utils.data import get_worker_info
 
-from hmrkit.data.images import lazy_images
+from hmrkit.data.images import IMAGE_FILES, lazy_images
 from hmrkit.data.in_place import TarConverter, count_in_place, decode_in_place
 from hmrkit.data.manifest import MANIFEST, parse_manifest
 from hmrkit.data.record import LABELS, BadRecord, decode_labels, decode_record
@@ -37,7 +37,7 @@ class RemoteStream:
         seed: of the shard order and the shuffle buffer.
         buffer_size: records that a worker shuffles among, undecoded.
         allow_pipe: accept ``pipe:`` addresses. They run a shell command.
-        group_views: give the views of a record one after the other.
+        group_views: give the people of an image one after the other.
         converter: reads tars of another format as they are (``in_place.TarConverter``).
 
     Raises:
@@ -162,7 +162,8 @@ class RemoteStream:
         """Walk this worker's part of one endless sequence of passes over the shards.
 
         Yields:
-            The units of one record, or one ``BadRecord`` for what is lost of a shard.
+            The units of one image, or of one record without a choice of views, or one
+            ``BadRecord`` for what is lost of a shard.
         """
         for number in count(first, step):
             number_of_pass, position = divmod(number, len(self.urls))
@@ -176,7 +177,9 @@ class RemoteStream:
         try:
             for key, members in stream_records(url):
                 found += 1
-                yield [(members, key, url, view) for view in self._views(members, key, unit)]
+                units = [(members, key, url, view) for view in self._views(members, key, unit)]
+                is_rig = sum(name.lower().endswith(IMAGE_FILES) for name in members) > 1
+                yield from ([one] for one in units) if is_rig else [units]
         except _READ_ERRORS as error:
             damage = f"cannot be read to its end: {error}"
             kind = "file" if isinstance(error, OSError) else "truncated"

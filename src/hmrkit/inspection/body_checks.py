@@ -5,7 +5,7 @@ import re
 import numpy as np
 
 from hmrkit.body import joints
-from hmrkit.inspection.checks import Check, Outcome
+from hmrkit.inspection.checks import NEVER, Check, Outcome
 from hmrkit.inspection.labels import Labels, pick
 
 _SPREAD_M, _BONE_M, _FAR_M = (0.05, 10.0), (0.04, 1.0), 500.0
@@ -61,11 +61,15 @@ def betas_out_of_range(labels: Labels) -> Outcome:
     return Outcome(labels.has_betas, largest > _MAX_BETA, largest)
 
 
-def gender_inconsistent(labels: Labels) -> Outcome:
-    """A gender that there is not, or one of a person without betas."""
+def gender_invalid(labels: Labels) -> Outcome:
+    """A gender that there is not."""
     gender = labels.gender
-    is_bad = (gender < -1) | (gender > 1) | ~labels.has_betas
-    return Outcome(gender != -1, is_bad, gender.astype(float))
+    return Outcome(gender != -1, (gender < -1) | (gender > 1), gender.astype(float))
+
+
+def gender_without_betas(labels: Labels) -> Outcome:
+    """A gender of betas that are no label."""
+    return Outcome(labels.gender != -1, ~labels.has_betas, labels.gender.astype(float))
 
 
 def confidence_above_one(labels: Labels) -> Outcome:
@@ -104,7 +108,7 @@ BODY_CHECKS = (
         "units-not-metres",
         "person",
         units_not_metres,
-        "{:.3g} m",
+        "{:.4g} m",
         "3D joints span more than 10 m or less than 5 cm, bones are longer than 1 m or shorter "
         "than 4 cm, or transl is beyond 500 m.",
         "Everything in three dimensions is in metres: divide millimetres by 1000.",
@@ -136,12 +140,22 @@ BODY_CHECKS = (
         "of failed fits.",
     ),
     Check(
-        "gender-inconsistent",
+        "gender-invalid",
         "person",
-        gender_inconsistent,
+        gender_invalid,
         "gender {:.0f}",
-        "gender is none of -1, 0 and 1, or is set for a person without betas.",
-        "gender says whose betas these are: 0 male, 1 female, -1 neutral or no betas.",
+        "gender is none of -1, 0 and 1.",
+        "0 is male, 1 female, -1 neutral or unknown.",
+        error_share=0,
+    ),
+    Check(
+        "gender-without-betas",
+        "person",
+        gender_without_betas,
+        "gender {:.0f}",
+        "gender is set for people without betas.",
+        "It says whose betas these are; harmless, unless betas were meant to be there.",
+        error_share=NEVER,
     ),
     Check(
         "confidence-above-one",

@@ -15,6 +15,7 @@ from hmrkit.inspection.labels import Labels
 
 ERROR, WARNING = "error", "warning"
 NUM_EXAMPLES = 5  # that a finding keeps
+NEVER = 2.0
 MIN_JUDGED = 20  # before something is said of "most"
 
 
@@ -38,7 +39,7 @@ class Check:
         what: one sentence, what was found.
         remedy: one sentence, what to do.
         error_share: from this share of what could be judged the finding is an error, below it a
-            warning; 0 is always an error.
+            warning; 0 is always an error, ``NEVER`` always a warning.
         min_share: below this share, or where few could be judged, there is no finding: single
             cases are normal.
     """

@@ -10,7 +10,7 @@ import numpy as np
 import simplejpeg
 
 from hmrkit.data.in_place import decode_in_place
-from hmrkit.data.record import BadRecord, decode_record
+from hmrkit.data.record import BadRecord, decode_record, labels_present
 from hmrkit.data.shards import ShardSet
 from hmrkit.data.workers import count_workers, do_jobs, progress_bar
 from hmrkit.inspection.agreement_checks import AGREEMENT_CHECKS
@@ -25,6 +25,7 @@ from hmrkit.types import Sample
 CHECKS = (*IMAGE_CHECKS, *BODY_CHECKS, *AGREEMENT_CHECKS)
 _ROWS_AT_ONCE = 2048  # views or people of a bundle of records
 _RECORDS_PER_JOB = 1000
+_WORTH_A_PROCESS = (20_000, 1 << 30)  # views or people, and bytes: starting one takes seconds
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -93,25 +94,29 @@ def scan_set(
         shards: the set.
         skeleton: of the body that poses are looked at with.
         numbers: of the records, ascending.
-        workers: number of processes; None or "auto" for one per core.
+        workers: number of processes; None or "auto" for one per core. Small sets use fewer.
         with_pixels: decode every image too; one that is damaged makes its record unreadable.
     """
     manifest = shards.manifest
+    rows = max(manifest["num_views"], manifest["num_people"]) * len(numbers) // len(shards)
     plan = _Plan(
         shards,
         skeleton,
         manifest.get("kind"),
         manifest.get("options", {}).get("precrop") is not None,
-        stride=1 + max(manifest["num_views"], manifest["num_people"]) // MAX_ROWS,
+        stride=1 + rows // MAX_ROWS,
         with_pixels=with_pixels,
     )
+    most = 1 + rows // _WORTH_A_PROCESS[0] + manifest["num_bytes"] // _WORTH_A_PROCESS[1]
+    num_workers = min(count_workers(workers), most)
     blocks = [numbers[i : i + _RECORDS_PER_JOB] for i in range(0, len(numbers), _RECORDS_PER_JOB)]
     parts: dict[int, Scan] = {}
+
+    def collect(part: tuple[int, Scan]) -> None:
+        parts.update([part])
+
     with progress_bar(len(numbers), 0, " records", "labels") as bar:
-        jobs = list(enumerate(blocks))
-        do_jobs(
-            partial(_scan_job, plan), jobs, count_workers(workers), bar, lambda x: parts.update([x])
-        )
+        do_jobs(partial(_scan_job, plan), list(enumerate(blocks)), num_workers, bar, collect)
     whole = Scan()
     for _, part in sorted(parts.items()):
         whole.add(part)
@@ -142,7 +147,10 @@ def _look(plan: _Plan, samples: dict[int, Sample]) -> Scan:
     labels = stack_labels(
         list(samples.values()), list(samples), plan.skeleton, plan.kind, plan.is_precropped
     )
-    return Scan(measure(labels, plan.stride), run_checks(labels, CHECKS), _ranges(labels))
+    statistics = measure(labels, plan.stride)
+    for sample in samples.values():
+        statistics.coverage.update(labels_present(sample))
+    return Scan(statistics, run_checks(labels, CHECKS), _ranges(labels))
 
 
 def _ranges(labels: Labels) -> dict[str, Range]:
@@ -174,13 +182,14 @@ def read_labels(shards: ShardSet, record: int, with_pixels: bool = False) -> Sam
     Args:
         shards: the set.
         record: its number.
-        with_pixels: decode the images.
+        with_pixels: decode the images, for proof.
 
     Raises:
         BadRecord: if anything is wrong with it.
     """
     if with_pixels:
-        return shards.read(record)
+        sample = shards.read(record)
+        return {**sample, "images": [_blank(image.shape[:2]) for image in sample["images"]]}
     members, key = shards.read_files(record), shards.key(record)
     try:
         if shards.converter is None:
@@ -191,11 +200,14 @@ def read_labels(shards: ShardSet, record: int, with_pixels: bool = False) -> Sam
 
 
 def _blank_images(files: Sequence[bytes], key: str) -> list[np.ndarray]:
-    blank = np.zeros((), np.uint8)
     try:
-        return [np.broadcast_to(blank, (*_size_hw(file), 3)) for file in files]
+        return [_blank(_size_hw(file)) for file in files]
     except ValueError as error:
         raise BadRecord("", key, f"image cannot be decoded: {error}", "image") from error
+
+
+def _blank(size_hw: tuple[int, ...]) -> np.ndarray:
+    return np.broadcast_to(np.zeros((), np.uint8), (*size_hw, 3))
 
 
 def _size_hw(file: bytes) -> tuple[int, int]:

@@ -71,8 +71,10 @@ class Painter:
         """Every image of a record twice: with its labels, and with the bodies. Or the clip."""
         kind = kind_of(sample)
         labels = stack_labels([sample], [0], self.skeleton)
-        if kind == "motion":
-            return self._strip(labels)
+        with np.errstate(all="ignore"):  # labels may be anything
+            return self._strip(labels) if kind == "motion" else self._images(sample, labels, kind)
+
+    def _images(self, sample: Sample, labels: Labels, kind: str) -> Picture:
         pairs, notes = [], set()
         for image in range(len(sample["images"])):
             views = np.flatnonzero(labels.image_of_view == image)
@@ -85,13 +87,14 @@ class Painter:
 
     def example(self, sample: Sample, view: int) -> Picture:
         """What a finding is about: one view, or the first image with everybody in it (-1)."""
-        labels = stack_labels([sample], [0], self.skeleton)
         if kind_of(sample) == "motion":
-            return self._strip(labels)
+            return self.record(sample)
+        labels = stack_labels([sample], [0], self.skeleton)
         image = int(labels.image_of_view[view]) if view >= 0 else 0
         views = np.flatnonzero(labels.image_of_view == image) if view < 0 else np.array([view])
-        frame = _frame_oddities(labels, image, views)
-        pair, notes = self._pair(sample, labels, image, views, frame)
+        with np.errstate(all="ignore"):
+            frame = _frame_oddities(labels, image, views)
+            pair, notes = self._pair(sample, labels, image, views, frame)
         return Picture(_join(pair, axis=1), notes)
 
     def _pair(
@@ -164,19 +167,19 @@ class Painter:
         return vertices[0] if len(rows) == 1 else vertices
 
     def _strip(self, labels: Labels) -> Picture:
-        """Frames of a clip side by side; the first person of it, or what it has of poses."""
-        posed = np.flatnonzero(labels.has_pose)
+        """Frames of a clip side by side, evenly spaced among those with a pose."""
+        posed = np.flatnonzero(labels.is_pose_sound)
         if len(posed) == 0:
             blank = np.full((*_STRIP_HW, 3), 245, np.uint8)
-            return Picture(draw.draw_label(blank, "no pose is labelled", (8, 8)))
+            return Picture(draw.draw_label(blank, "no pose to draw", (8, 8)))
         frames = posed[np.unique(np.linspace(0, len(posed) - 1, _STRIP_FRAMES).astype(int))]
         ahead, up = labels.facing
-        vertices = self._vertices(labels, *frames).reshape(len(frames), -1, 3)
-        vertices = vertices @ _level_camera(up[posed], ahead[frames[0]]).T
-        height = np.nan_to_num(labels.transl[frames] @ _level_camera(up[posed], ahead[frames[0]]).T)
+        level = _level_camera(up[posed], ahead[frames[0]])
+        vertices = self._vertices(labels, *frames).reshape(len(frames), -1, 3) @ level.T
+        height = np.nan_to_num(labels.transl[frames].astype(np.float64) @ level.T)[:, 1]
         steps = np.arange(len(frames)) * _STRIP_STEP_M
         vertices[..., 0] += (steps - vertices[..., 0].mean(axis=1))[:, None]
-        vertices[..., 1] += (height[:, 1] - height[0, 1])[:, None]
+        vertices[..., 1] += np.clip(height - height[0], -_STRIP_STEP_M, _STRIP_STEP_M)[:, None]
         shades = np.linspace(0, 1, len(frames))[:, None]
         colors = (1 - shades) * PALETTE[0] + shades * PALETTE[1]
         rgb = draw.side_view(

@@ -39,7 +39,7 @@ COLUMNS = {
     "people_per_record": Column("People, or frames, per record", ""),
 }
 # What each label is counted over.
-OF_VIEWS = ("keypoints_img", "visible_fraction", "camera")
+OF_VIEWS = ("keypoints_img", "visible_fraction", "intrinsics_of_view", "camera")
 OF_IMAGES = ("intrinsics",)
 
 
@@ -75,7 +75,7 @@ class Statistics:
 
 
 def measure(labels: Labels, stride: int) -> Statistics:
-    """The statistics of some records.
+    """The statistics of some records, but for the labels that the manifest counts.
 
     Args:
         labels: the records.
@@ -89,36 +89,19 @@ def measure(labels: Labels, stride: int) -> Statistics:
         people=len(labels.pose),
         self_intersecting=int(labels.is_self_intersecting.sum()),
     )
-    found.coverage.update(_coverage(labels))
+    camera = np.isfinite(labels.intrinsics_of_view).all(axis=(1, 2))  # its own or its image's
+    found.coverage.update(camera=int(camera.sum()))
     found.joints_img = labels.has_keypoint_img.sum(axis=0)
     found.joints_world = labels.has_keypoint_world.sum(axis=0)
     found.sizes.update(map(tuple, labels.size_wh.astype(int).tolist()))
     with np.errstate(all="ignore"):
         columns = {**_of_views(labels), **_of_people(labels), **_of_images(labels)}
-    for name, values in columns.items():
-        found.columns[name] = [values[::stride].astype(np.float32)]
+        found.columns = {k: [v[::stride].astype(np.float32)] for k, v in columns.items()}
     num = len(labels.keys)
     for name, rows in (("views", labels.record_of_view), ("people", labels.record_of_person)):
         if len(rows):
             found.columns[f"{name}_per_record"] = [np.bincount(rows, minlength=num)]
     return found
-
-
-def _coverage(labels: Labels) -> dict[str, int]:
-    """How many carry each label, by the names and the rules of the manifest."""
-    counts = {
-        "intrinsics": np.isfinite(labels.intrinsics).all((1, 2)),
-        "camera": np.isfinite(labels.intrinsics_of_view).all((1, 2)),  # of the view or its image
-        "visible_fraction": np.isfinite(labels.visible_fraction),
-        "keypoints_img": labels.has_keypoint_img.any(1),
-        "keypoints_world": labels.has_keypoint_world.any(1),
-        "pose": labels.has_pose,
-        "betas": labels.has_betas,
-        "transl": np.isfinite(labels.transl).all(1),
-        "gender": labels.gender >= 0,
-        "time_s": np.isfinite(labels.time_s),
-    }
-    return {name: int(has.sum()) for name, has in counts.items()}
 
 
 def _of_views(labels: Labels) -> dict[str, np.ndarray]:
@@ -196,6 +179,8 @@ def plain_statistics(found: Statistics, joint_set: str) -> dict[str, Any]:
     per_joint = np.moveaxis(found.values("joint_deg").reshape(-1, len(BODY_JOINTS)), 1, 0)
     per_beta = np.moveaxis(found.values("betas").reshape(-1, 10), 1, 0)
     names = joints.names(joint_set)
+    nothing = np.zeros(len(names), int)  # where no record could be read
+    seen = [n if len(n) else nothing for n in (found.joints_img, found.joints_world)]
     return {
         "counts": {name: counts[name] for name in ("records", "images", "views", "people")},
         "num_self_intersecting": counts["self_intersecting"],
@@ -205,9 +190,7 @@ def plain_statistics(found: Statistics, joint_set: str) -> dict[str, Any]:
         },
         "joints": {
             name: {"views": int(in_image), "people": int(in_world)}
-            for name, in_image, in_world in zip(
-                names, found.joints_img, found.joints_world, strict=True
-            )
+            for name, in_image, in_world in zip(names, *seen, strict=True)
         },
         "image_sizes": [
             {"width": w, "height": h, "count": n} for (w, h), n in found.sizes.most_common(10)

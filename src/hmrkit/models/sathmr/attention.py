@@ -12,34 +12,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-class Sequences:
-    """Rows of a packed tensor: of every image a class token and then its own tokens.
-
-    Args:
-        image: (N,) the image of each token.
-        num_images: I.
-
-    Attributes:
-        counts: rows of each image.
-    """
-
-    def __init__(self, image: Tensor, num_images: int) -> None:
-        owner = torch.cat([torch.arange(num_images, device=image.device), image])
-        self.order = owner.argsort(stable=True)
-        self.place = self.order.argsort()
-        self.counts: list[int] = owner.bincount(minlength=num_images).tolist()
-
-    def pack(self, class_tokens: Tensor, tokens: Tensor) -> Tensor:
-        """Class tokens (I, D) and tokens (N, D) to rows (I + N, D)."""
-        return torch.cat([class_tokens, tokens])[self.order]
-
-    def unpack(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows (I + N, D) to class tokens (I, D) and tokens (N, D), in the order of ``pack``."""
-        num_images = len(self.counts)
-        parts = rows[self.place]
-        return parts[:num_images], parts[num_images:]
-
-
 def attend(
     query: Tensor,
     key: Tensor,

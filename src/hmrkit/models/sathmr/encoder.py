@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from hmrkit.layers.vit import MLP
 from hmrkit.models.sathmr import tokens
-from hmrkit.models.sathmr.attention import Sequences, attend
+from hmrkit.models.sathmr.attention import attend
 from hmrkit.models.sathmr.tokens import BLOCK_PX, CELL_PX, Cells, Tokens
 
 PATCH_PX = 14
@@ -46,6 +46,8 @@ class AdaptiveEncoder(nn.Module):
         map_depth: blocks below the scale map, and of the closely seen tokens.
         num_levels: of tokens: 2 does not pool, 3 pools background to 56 px, 4 to 112 px.
         with_own_map_blocks: the low-resolution stage has blocks of its own.
+        conf_threshold: somebody is where the scale map's confidence is above it.
+        scale_threshold: somebody is small, and looked at closely, below it.
     """
 
     cell_px, divisor_px = CELL_PX, BLOCK_PX
@@ -59,6 +61,8 @@ class AdaptiveEncoder(nn.Module):
         map_depth: int = 3,
         num_levels: int = 3,
         with_own_map_blocks: bool = True,
+        conf_threshold: float = tokens.PERSON,
+        scale_threshold: float = tokens.SMALL,
     ) -> None:
         super().__init__()
         if long_side_px % BLOCK_PX or num_levels < 2:
@@ -67,6 +71,7 @@ class AdaptiveEncoder(nn.Module):
                 f"num_levels={num_levels} at least 2"
             )
         self.dim, self.num_levels, self.map_depth = dim, num_levels, map_depth
+        self.thresholds = (conf_threshold, scale_threshold)
         side = long_side_px // PATCH_PX
         self.positions = nn.Parameter(0.02 * torch.randn(side, side, dim))
         self.class_token = nn.Parameter(0.02 * torch.randn(1, dim))
@@ -94,33 +99,26 @@ class AdaptiveEncoder(nn.Module):
         """
         class_tokens, coarse = self._coarse(image, cells)
         predicted, chosen = see(coarse)
-        selection = tokens.select(chosen, self.num_levels > 2)
+        selection = tokens.select(chosen, self.num_levels > 2, *self.thresholds)
         parts = [
-            self._fine(image, cells.pick(selection.is_fine)),
-            Tokens(coarse[selection.is_kept], cells.pick(selection.is_kept), 1),
+            self._fine(image, cells.pick(selection.fine)),
+            Tokens(coarse[selection.kept], cells.pick(selection.kept), 1),
         ]
         if self.num_levels > 2:
-            parts += tokens.pool(coarse, cells, selection.is_background, self.num_levels)
-        merged, level = _merge(parts)
-        sequences = Sequences(merged.cells.image, len(image))
-        rows = sequences.pack(class_tokens, merged.values)
-        for block in self.blocks[self.map_depth :]:
-            rows = block(rows, sequences.counts)
-        _, features = sequences.unpack(rows)
-        counts = [count - 1 for count in sequences.counts]
+            parts += tokens.pool(coarse, cells, selection.background, self.num_levels)
+        values, places, level = _merge(parts)
+        run = run_blocks(self.blocks[self.map_depth :], class_tokens, values, places.image)
         cell_px = PATCH_PX * 2.0**level
-        return Encoded(self.norm(features), counts, merged.cells, level, cell_px, predicted)
+        return Encoded(self.norm(run.tokens), run.counts, places, level, cell_px, predicted)
 
     def _coarse(self, image: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
         """Class tokens (I, D) and low-resolution tokens (C, D)."""
         table = halve_positions(self.positions)
         patches = patches_of(F.avg_pool2d(image, CELL_PX // PATCH_PX))
         values = self.patch_coarse(cells.of(patches)) + table[cells.row, cells.column]
-        sequences = Sequences(cells.image, len(image))
-        rows = sequences.pack(self.class_token.expand(len(image), -1), values)
-        for block in self.map_blocks if len(self.map_blocks) else self.blocks[: self.map_depth]:
-            rows = block(rows, sequences.counts)
-        return sequences.unpack(rows)
+        blocks = self.map_blocks if len(self.map_blocks) else self.blocks[: self.map_depth]
+        run = run_blocks(blocks, self.class_token.expand(len(image), -1), values, cells.image)
+        return run.class_tokens, run.tokens
 
     def _fine(self, image: Tensor, cells: Cells) -> Tokens:
         """Four tokens for each of some cells; they see those of their image and a class token.
@@ -131,11 +129,9 @@ class AdaptiveEncoder(nn.Module):
         places = tokens.children(cells)
         values = self.patch_fine(places.of(patches_of(image)))
         values = values + self.positions[places.row, places.column]
-        sequences = Sequences(places.image, len(image))
-        rows = sequences.pack(self.class_token.expand(len(image), -1), values)
-        for block in self.blocks[: self.map_depth]:
-            rows = block(rows, sequences.counts)
-        return Tokens(sequences.unpack(rows)[1], places, 0)
+        class_tokens = self.class_token.expand(len(image), -1)
+        run = run_blocks(self.blocks[: self.map_depth], class_tokens, values, places.image)
+        return Tokens(run.tokens, places, 0)
 
 
 class PlainEncoder(nn.Module):
@@ -176,15 +172,11 @@ class PlainEncoder(nn.Module):
         """
         values = self.patch_fine(cells.of(patches_of(image)))
         values = values + self.positions[cells.row, cells.column]
-        sequences = Sequences(cells.image, len(image))
-        rows = sequences.pack(self.class_token.expand(len(image), -1), values)
-        for block in self.blocks:
-            rows = block(rows, sequences.counts)
-        _, features = sequences.unpack(rows)
+        class_tokens = self.class_token.expand(len(image), -1)
+        run = run_blocks(self.blocks, class_tokens, values, cells.image)
         level = torch.zeros_like(cells.row)
-        counts = [count - 1 for count in sequences.counts]
-        cell_px = PATCH_PX * 2.0**level
-        return Encoded(self.norm(features), counts, cells, level, cell_px, None)
+        cell_px = torch.full_like(cells.row, PATCH_PX)
+        return Encoded(self.norm(run.tokens), run.counts, cells, level, cell_px, None)
 
 
 class ScaleHead(nn.Module):
@@ -195,9 +187,9 @@ class ScaleHead(nn.Module):
         self.norm = nn.LayerNorm(dim, eps=_EPSILON)
         self.mlp = ReLUMLP(dim, dim, 2, 4)
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, coarse: Tensor) -> Tensor:
         """(C, D) to (C, 2)."""
-        return self.mlp(self.norm(tokens)).float().sigmoid()
+        return self.mlp(self.norm(coarse)).float().sigmoid()
 
 
 class ReLUMLP(nn.Module):
@@ -240,13 +232,45 @@ def patches_of(image: Tensor) -> Tensor:
     return patches.permute(0, 2, 4, 1, 3, 5)
 
 
-def _merge(parts: Iterable[Tokens]) -> tuple[Tokens, Tensor]:
-    """All tokens, image by image and level by level, and their levels (N,)."""
+def _merge(parts: Iterable[Tokens]) -> tuple[Tensor, Cells, Tensor]:
+    """All tokens (N, D), image by image and level by level, their places and levels (N,)."""
     values, cells, levels = zip(*parts, strict=True)
     level = torch.cat([torch.full_like(c.row, n) for c, n in zip(cells, levels, strict=True)])
     every = Cells(*(torch.cat(column) for column in zip(*cells, strict=True)))
     order = every.image.argsort(stable=True)
-    return Tokens(torch.cat(values)[order], every.pick(order), -1), level[order]
+    return torch.cat(values)[order], every.pick(order), level[order]
+
+
+class Run(NamedTuple):
+    """What blocks make of N tokens and I class tokens."""
+
+    class_tokens: Tensor  # (I, D)
+    tokens: Tensor  # (N, D)
+    counts: list[int]  # tokens of each image
+
+
+def run_blocks(
+    blocks: Iterable[nn.Module], class_tokens: Tensor, values: Tensor, image: Tensor
+) -> Run:
+    """Send every image's class token and tokens through blocks.
+
+    The rows of an image become neighbours, the class token first.
+
+    Args:
+        blocks: rows (I + N, D) and the rows of each image to such rows.
+        class_tokens: (I, D).
+        values: (N, D).
+        image: (N,) ascending, the image of each token.
+    """
+    num_images = len(class_tokens)
+    owner = torch.cat([torch.arange(num_images, device=image.device), image])
+    order = owner.argsort(stable=True)
+    counts: list[int] = owner.bincount(minlength=num_images).tolist()
+    rows = torch.cat([class_tokens, values])[order]
+    for block in blocks:
+        rows = block(rows, counts)
+    class_tokens, values = rows[order.argsort()].split([num_images, len(values)])
+    return Run(class_tokens, values, [count - 1 for count in counts])
 
 
 class Block(nn.Module):

@@ -6,6 +6,9 @@ import torch
 from torch import Tensor
 
 from hmrkit.body import joints
+from hmrkit.geometry.cameras import project
+from hmrkit.models.sathmr import tokens
+from hmrkit.models.sathmr.tokens import Cells
 from hmrkit.types import Batch
 
 JOINT_SET = "smpl45"
@@ -130,3 +133,27 @@ def box_around(
     corners = torch.stack([center - half, center + half]) / long_side_px
     corners = corners.clamp(min=_MIN_CORNER).minimum((size_px - 1) / long_side_px)
     return torch.cat([corners.mean(dim=0), corners[1] - corners[0]], dim=-1)
+
+
+def label_map(
+    points_cam: Tensor,
+    labels: SceneLabels,
+    input_size: Tensor,
+    cells: Cells,
+    grid_hw: tuple[int, int],
+) -> Tensor:
+    """The scale map (C, 2) of labelled people.
+
+    Args:
+        points_cam: (M, V, 3) their surfaces, metres.
+        labels: M people.
+        input_size: (I, 2) height and width of the valid images, px.
+        cells: C cells of 28 px, all of every image.
+        grid_hw: rows and columns of the largest image.
+    """
+    size_px = input_size[labels.image].flip(-1)[:, None]  # (M, 1, 2) width, height
+    points_px = (project(points_cam, labels.camera_crop) + 1) / 2 * size_px
+    is_seen = (points_cam[..., 2] > 0) & labels.has_body[:, None]
+    scale = labels.box[:, 2:].norm(dim=1).clamp(max=1)
+    people = tokens.People(labels.image, scale, labels.depth / labels.focal_px)
+    return tokens.scale_map(points_px, is_seen, people, input_size, cells, grid_hw)

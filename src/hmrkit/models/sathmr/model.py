@@ -18,14 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from hmrkit.body.smpl import SMPL
-from hmrkit.geometry.cameras import project
 from hmrkit.geometry.rotations import rotmat_to_rot6d_interleaved
 from hmrkit.models.sathmr import tokens
 from hmrkit.models.sathmr.convert import convert_dinov2
 from hmrkit.models.sathmr.decoder import Decoded, Decoder, Memory
 from hmrkit.models.sathmr.denoising import Denoiser, DenoisingQueries, attention_mask
 from hmrkit.models.sathmr.encoder import AdaptiveEncoder, Encoded, PlainEncoder, ReLUMLP, ScaleHead
-from hmrkit.models.sathmr.labels import SceneLabels, scene_labels
+from hmrkit.models.sathmr.labels import SceneLabels, label_map, scene_labels
 from hmrkit.models.sathmr.people import cam_to_transl, to_body
 from hmrkit.models.sathmr.positions import sine_encoding
 from hmrkit.models.sathmr.tokens import Cells
@@ -108,11 +107,11 @@ class SATHMR(nn.Module):
         image, size = batch["image"], batch["input_size"]
         cells, grid_hw = self._cells(image, size)
         labels: SceneLabels | None = None
-        label_map: dict[str, Tensor] = {}
+        given: dict[str, Tensor] = {}
         if self.training:
             labels = scene_labels(batch, self.long_side_px)
-            label_map = self._label_map(batch, labels, body_model, cells, grid_hw)
-        encoded = self.encoder(image, cells, partial(self._see, label_map))
+            given = self._label_map(batch, labels, body_model, cells, grid_hw)
+        encoded = self.encoder(image, cells, partial(self._see, given))
         memory = self._memory(encoded)
         content = self.query_content.expand(len(image), -1, -1)
         box_logit = self.query_box.expand(len(image), -1, -1)
@@ -124,7 +123,7 @@ class SATHMR(nn.Module):
             box_logit = torch.cat([noised.box_logit, box_logit], dim=1)
             may_attend = attention_mask(noised, self.num_queries)
         decoded = self.decoder(content, box_logit, memory, may_attend)
-        return self._prediction(decoded, size, noised, self._tokens(encoded, cells) | label_map)
+        return self._prediction(decoded, size, noised, self._tokens(encoded, cells) | given)
 
     def initial_state(self, part: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
         """The network's state with a part from a file of others; None if it is no such file.
@@ -164,30 +163,21 @@ class SATHMR(nn.Module):
         """The labels' scale map (C, 2), and the cells (C,) of which it is known."""
         if self.scale_head is None:
             return {}
-        size = batch["input_size"]
         rotmats = labels.rotmats
         transl = batch["body"].transl[labels.person]
         mesh = body_model(Body(rotmats[:, 0], rotmats[:, 1:], labels.betas, transl))
         points = tokens.surface_points(mesh.vertices, self.edges)
-        is_seen = (points[..., 2] > 0) & labels.has_body[:, None]
-        size_px = size[labels.image].flip(-1)  # (M, 2)
-        points_px = (project(points, labels.camera_crop) + 1) / 2 * size_px[:, None]
-        people = tokens.People(
-            labels.image, labels.box[:, 2:].norm(dim=1).clamp(max=1), labels.depth / labels.focal_px
-        )
-        return {
-            "label_map": tokens.scale_map(points_px, is_seen, people, size, cells, grid_hw),
-            "has_label_map": labels.has_all_bodies[cells.image],
-        }
+        found = label_map(points, labels, batch["input_size"], cells, grid_hw)
+        return {"label_map": found, "has_label_map": labels.has_all_bodies[cells.image]}
 
-    def _see(self, label_map: Mapping[str, Tensor], coarse: Tensor) -> tuple[Tensor, Tensor]:
+    def _see(self, given: Mapping[str, Tensor], coarse: Tensor) -> tuple[Tensor, Tensor]:
         """The scale map (C, 2) of low-resolution tokens, and that by which tokens are chosen."""
         assert self.scale_head is not None
         predicted = self.scale_head(coarse)
         chosen = predicted.detach()
-        if label_map:
-            is_given = label_map["has_label_map"] & (self.num_steps < self.label_map_steps)
-            chosen = torch.where(is_given[:, None], label_map["label_map"], chosen)
+        if given:
+            is_given = given["has_label_map"] & (self.num_steps < self.label_map_steps)
+            chosen = torch.where(is_given[:, None], given["label_map"], chosen)
             self.num_steps += 1
         return predicted, chosen
 

@@ -18,7 +18,7 @@ from torch import Tensor
 CELL_PX = 28
 BLOCK_PX = 2 * CELL_PX  # images are padded to multiples of it, so that all blocks are complete
 _NUM_BITS = 8  # of a row or column
-_PERSON, _SMALL = 0.3, 0.5  # thresholds of confidence and scale (authors)
+PERSON, SMALL = 0.3, 0.5  # thresholds of confidence and scale (authors)
 
 
 class Cells(NamedTuple):
@@ -28,7 +28,7 @@ class Cells(NamedTuple):
     row: Tensor  # (N,) int64
     column: Tensor  # (N,) int64
 
-    def pick(self, index: Tensor | slice) -> "Cells":
+    def pick(self, index: Tensor) -> "Cells":
         """Some of them."""
         return Cells(self.image[index], self.row[index], self.column[index])
 
@@ -50,11 +50,11 @@ class Tokens(NamedTuple):
 
 
 class Selection(NamedTuple):
-    """What becomes of N cells of 28 px."""
+    """What becomes of N cells of 28 px and their N / 4 blocks, by their numbers."""
 
-    is_fine: Tensor  # (N,) bool: four tokens of 14 px
-    is_kept: Tensor  # (N,) bool: one token of 28 px
-    is_background: Tensor  # (N / 4,) bool: blocks to be pooled
+    fine: Tensor  # cells that become four tokens of 14 px
+    kept: Tensor  # cells that become one token
+    background: Tensor  # blocks to be pooled
 
 
 def cells_of(input_size: Tensor, cell_px: int, divisor_px: int, grid_hw: tuple[int, int]) -> Cells:
@@ -88,10 +88,10 @@ def morton_code(row: Tensor, column: Tensor) -> Tensor:
 def select(
     scale_map: Tensor,
     with_pooling: bool = True,
-    conf_threshold: float = _PERSON,
-    scale_threshold: float = _SMALL,
+    conf_threshold: float = PERSON,
+    scale_threshold: float = SMALL,
 ) -> Selection:
-    """Which cells (N,) are looked at closely, kept or pooled; both thresholds are strict.
+    """Which cells are looked at closely, kept or pooled; both thresholds are strict.
 
     Background beside a person, in the same block, is kept.
 
@@ -106,10 +106,11 @@ def select(
     has_person = is_person.view(-1, 4).any(dim=1)
     if not with_pooling:
         has_person = torch.ones_like(has_person)
-    return Selection(is_fine, has_person.repeat_interleave(4) & ~is_fine, ~has_person)
+    is_kept = has_person.repeat_interleave(4) & ~is_fine
+    return Selection(*(mask.nonzero()[:, 0] for mask in (is_fine, is_kept, ~has_person)))
 
 
-def pool(values: Tensor, cells: Cells, is_background: Tensor, num_levels: int) -> Iterator[Tokens]:
+def pool(values: Tensor, cells: Cells, background: Tensor, num_levels: int) -> Iterator[Tokens]:
     """Background tokens of levels 2, 3, ...: of four tokens the maximum in every channel.
 
     From level 3 on, tokens are pooled again where all four of an aligned block are background;
@@ -118,27 +119,26 @@ def pool(values: Tensor, cells: Cells, is_background: Tensor, num_levels: int) -
     Args:
         values: (N, D) tokens of all cells of 28 px.
         cells: N cells, all aligned blocks complete.
-        is_background: (N / 4,) blocks to be pooled.
+        background: numbers of the blocks to be pooled.
         num_levels: of all tokens, at least 3.
     """
-    values, cells = _pool_blocks(values, cells, is_background)
+    values, cells = _pool_blocks(values, cells, background)
     for level in range(2, num_levels - 1):
         image, row, column = cells.parents()
         block = (image << 2 * _NUM_BITS) + (row << _NUM_BITS) + column
         _, place, size = torch.unique_consecutive(block, return_inverse=True, return_counts=True)
-        is_complete = size == 4
-        is_pooled = is_complete[place]
+        is_pooled = (size == 4)[place]
         yield Tokens(values[~is_pooled], cells.pick(~is_pooled), level)
-        complete = cells.pick(is_pooled)
-        everything = torch.ones_like(complete.image[::4], dtype=torch.bool)
-        values, cells = _pool_blocks(values[is_pooled], complete, everything)
+        values, cells = values[is_pooled], cells.pick(is_pooled)
+        every = torch.arange(len(values) // 4, device=values.device)
+        values, cells = _pool_blocks(values, cells, every)
     yield Tokens(values, cells, num_levels - 1)
 
 
-def _pool_blocks(values: Tensor, cells: Cells, is_pooled: Tensor) -> tuple[Tensor, Cells]:
+def _pool_blocks(values: Tensor, cells: Cells, chosen: Tensor) -> tuple[Tensor, Cells]:
     """Maxima of the chosen blocks of four neighbours, and where they lie on the coarser grid."""
-    blocks = values.view(-1, 4, values.shape[1])[is_pooled]
-    return blocks.amax(dim=1), cells.pick(slice(None, None, 4)).parents().pick(is_pooled)
+    blocks = values.view(-1, 4, values.shape[1])[chosen]
+    return blocks.amax(dim=1), cells.pick(4 * chosen).parents()
 
 
 def children(cells: Cells) -> Cells:

@@ -1,0 +1,1 @@
+"""HeatFormer (being written)."""

@@ -1,0 +1,169 @@
+"""Heatmaps of joints: how they are drawn, and how they become tokens.
+
+A joint is a Gaussian around a whole pixel of a 96 x 96 map, cut to a square, enlarged to the size
+of the image network's crop. Both steps treat rows and columns alike and apart, so a map is kept as
+its two profiles: ``map = rows (h) x columns (w)``. Drawing passes no gradient to the joint.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hmrkit.models.heatformer.decoder import Attention
+
+_NUM_SIGMAS = 3  # half of the square's side
+
+
+class Profiles(NamedTuple):
+    """Heatmaps of K joints in O views, as rows and columns whose products they are."""
+
+    rows: Tensor  # (O, K, h)
+    columns: Tensor  # (O, K, w)
+
+    def maps(self) -> Tensor:
+        """The maps (O, K, h, w)."""
+        return self.rows[..., :, None] * self.columns[..., None, :]
+
+
+class HeatmapDrawer(nn.Module):
+    """Draws joints.
+
+    Args:
+        crop_hw: height and width of the crop that the joints lie in.
+        input_hw: of its middle columns, which the image network sees.
+        map_size: side of the maps.
+        sigma: of the Gaussian, px of the maps.
+    """
+
+    def __init__(
+        self,
+        crop_hw: tuple[int, int],
+        input_hw: tuple[int, int],
+        map_size: int = 96,
+        sigma: float = 3.0,
+    ) -> None:
+        super().__init__()
+        self.crop_hw, self.map_size, self.sigma = tuple(crop_hw), map_size, sigma
+        self.radius = int(_NUM_SIGMAS * sigma)
+        self.margin = (crop_hw[1] - input_hw[1]) // 2  # columns left out on each side
+
+    def centers(self, points_px: Tensor) -> Tensor:
+        """Pixels (O, K, 2) int64 of the maps that joints (O, K, 2), px of the crop, belong to.
+
+        Rounded towards zero after half was added, so upwards just left of and above the map.
+        """
+        # far points, NaN and infinity are drawn nowhere
+        return self._on_map(points_px).add(0.5).nan_to_num(-1e6).clamp(-1e6, 1e6).trunc().long()
+
+    def touches(self, points_px: Tensor) -> Tensor:
+        """Whether the square around a joint (O, K, 2), px of the crop, meets the map: (O, K)."""
+        center = self.centers(points_px)
+        is_on = (center - self.radius < self.map_size) & (center + self.radius + 1 >= 0)
+        return is_on.all(dim=-1)
+
+    def forward(self, points_px: Tensor, is_drawn: Tensor) -> Profiles:
+        """Profiles of maps of joints (O, K, 2), px of the crop; empty where not drawn (O, K)."""
+        pixel = torch.arange(self.map_size, device=points_px.device)
+        offset = pixel - self.centers(points_px)[..., None]  # (O, K, 2, map_size)
+        is_near = (offset.abs() <= self.radius) & is_drawn[..., None, None]
+        columns, rows = (self._gauss(offset.float()) * is_near).unbind(dim=2)
+        return Profiles(rows, columns)
+
+    def smooth(self, points_px: Tensor, is_drawn: Tensor) -> Profiles:
+        """As ``forward``, but neither rounded nor cut: the maps pass a gradient to the joints."""
+        pixel = torch.arange(self.map_size, device=points_px.device, dtype=points_px.dtype)
+        offset = pixel - self._on_map(points_px)[..., None]
+        columns, rows = (self._gauss(offset) * is_drawn[..., None, None]).unbind(dim=2)
+        return Profiles(rows, columns)
+
+    def enlarge(self, profiles: Profiles) -> Profiles:
+        """The same at the size of the image network's input."""
+        rows, columns = (
+            F.interpolate(profile, size, mode="linear")
+            for profile, size in zip(profiles, self.crop_hw, strict=True)
+        )
+        return Profiles(rows, columns[..., self.margin : columns.shape[-1] - self.margin])
+
+    def _on_map(self, points_px: Tensor) -> Tensor:
+        height, width = self.crop_hw
+        return points_px / points_px.new_tensor([width / self.map_size, height / self.map_size])
+
+    def _gauss(self, offset: Tensor) -> Tensor:
+        return (-offset.square() / (2 * self.sigma**2)).exp()
+
+
+class HeatEncoder(nn.Module):
+    """Heatmaps to one token per patch: a transformer over the joints, patch by patch.
+
+    A patch's tokens are those of the K joints and one of zeros, which ends as the patch's feature.
+    Patches without a joint all have the same feature; it is computed once. The last layer computes
+    its only token that is used.
+
+    Args:
+        num_joints: K.
+        patch_size: side of a patch, px.
+        dim: width D of a token.
+        depth: number of layers.
+        num_heads: of each attention.
+        head_dim: width of a head.
+        mlp_dim: hidden width of an MLP.
+    """
+
+    def __init__(
+        self,
+        num_joints: int = 17,
+        patch_size: int = 16,
+        dim: int = 1024,
+        depth: int = 2,
+        num_heads: int = 8,
+        head_dim: int = 64,
+        mlp_dim: int = 2048,
+    ) -> None:
+        super().__init__()
+        self.patch_size, self.num_features = patch_size, dim
+        self.to_token_embedding = nn.Linear(patch_size**2, dim)
+        self.pos_embedding = nn.Parameter(torch.randn(1, num_joints + 1, dim))
+        self.layers = nn.ModuleList(
+            EncoderLayer(dim, num_heads, head_dim, mlp_dim) for _ in range(depth)
+        )
+
+    def forward(self, profiles: Profiles) -> Tensor:
+        """Heatmaps of O views to features (O, h w, D) of their patches, row by row."""
+        rows, columns = (profile.unflatten(-1, (-1, self.patch_size)) for profile in profiles)
+        has_row, has_column = rows.any(dim=-1), columns.any(dim=-1)  # (O, K, h), (O, K, w)
+        is_filled = (has_row[..., :, None] & has_column[..., None, :]).any(dim=1)  # (O, h, w)
+        view, i, j = is_filled.nonzero(as_tuple=True)  # M patches
+        patches = Profiles(rows[view, :, i], columns[view, :, j]).maps().flatten(2)  # (M, K, p p)
+        patches = F.pad(patches, (0, 0, 0, 1, 0, 1))  # the token of zeros; a patch of zeros
+        features = self._encode(patches)  # (M + 1, D)
+        number = torch.arange(len(view), device=view.device)
+        place = torch.full_like(is_filled, len(view), dtype=torch.int64)
+        place = place.index_put((view, i, j), number).flatten(1)  # (O, h w)
+        return features[place]
+
+    def _encode(self, patches: Tensor) -> Tensor:
+        """Patches (M, K + 1, p p) to features (M, D)."""
+        tokens = self.to_token_embedding(patches) + self.pos_embedding
+        for layer in self.layers[:-1]:
+            tokens = layer(tokens, tokens)
+        return self.layers[-1](tokens[:, -1:], tokens)[:, 0]
+
+
+class EncoderLayer(nn.Module):
+    """Attention and MLP, each pre-norm and added to its input."""
+
+    def __init__(self, dim: int, num_heads: int, head_dim: int, mlp_dim: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim)
+        self.attention = Attention(dim, num_heads, head_dim)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = nn.Sequential(nn.Linear(dim, mlp_dim), nn.GELU(), nn.Linear(mlp_dim, dim))
+
+    def forward(self, queries: Tensor, tokens: Tensor) -> Tensor:
+        """Some of the tokens (M, N, D), (M, Q, D), after attention to all of them."""
+        normed = self.norm1(tokens)
+        own = normed if queries is tokens else self.norm1(queries)
+        queries = queries + self.attention(own, self.attention.keys_values(normed))
+        return queries + self.mlp(self.norm2(queries))

@@ -1,0 +1,511 @@
+"""HeatFormer's network, losses and scores against the authors' numbers.
+
+Views are rows ``(b v)``. A case's inputs are recorded, or made by the expression that it states. What
+differs is convention: crops' maps of pixels where ours are of crop units, millimetres, joints with
+the right leg first.
+"""
+
+import gzip
+import json
+import re
+from dataclasses import replace
+from functools import lru_cache
+from types import SimpleNamespace
+from unittest.mock import patch
+
+import fill
+import numpy as np
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from parity_case import Case
+from torch import Tensor, nn
+
+from hmrkit import configs, metrics
+from hmrkit.body import joints
+from hmrkit.body.smpl import SMPL, BodyData
+from hmrkit.checkpoints import build_module, load_official
+from hmrkit.geometry.cameras import crop_intrinsics, project, weak_perspective_to_transl
+from hmrkit.geometry.rotations import (
+    axis_angle_to_rotmat,
+    rot6d_interleaved_to_rotmat,
+    rot6d_stacked_to_rotmat,
+)
+from hmrkit.keys import rename_keys
+from hmrkit.models.heatformer import convert, model
+from hmrkit.models.heatformer.decoder import PositionEmbedding, encode_axis
+from hmrkit.models.heatformer.estimate import Estimate, view_bodies
+from hmrkit.models.heatformer.fusion import epipolar_max, fuse_heatmaps, soft_argmax, triangulate
+from hmrkit.models.heatformer.heatmapper import CHANNELS, JOINTS
+from hmrkit.models.heatformer.heatmaps import HeatmapDrawer
+from hmrkit.models.heatformer.loss import rotmat_to_long_axis_angle, rotmat_to_quaternion
+from hmrkit.models.heatformer.observe import Observed
+from hmrkit.models.heatformer.views import Rig, map_affine, tabulate
+from hmrkit.module import HMRModule
+from hmrkit.types import Batch
+
+IMAGE_PX, KEYPOINT_PX, MAP_PX = 256, 384, 96
+MM = 1000.0
+IN_BATCH = joints.index(JOINTS, "all")
+PELVIS = joints.index("h36m_pelvis", "all")
+HEATMAP_WEIGHTS = (0.001, 0.003, 0.005, 0.007)
+
+
+@lru_cache(maxsize=2)
+def body(salt: str) -> SMPL:
+    """The nonsense body of the cases; its 17 joints come in the authors' order."""
+    arrays = fill.smpl(salt)
+    parents = arrays["kintree_table"][0].astype(np.int64)
+    parents[0] = -1
+    h36m = fill.joint_regressor("J_regressor_h36m_correct", 17, salt)
+    return SMPL(
+        BodyData(
+            name="parity-neutral",
+            v_template=arrays["v_template"],
+            shapedirs=arrays["shapedirs"],
+            posedirs=arrays["posedirs"],
+            weights=arrays["weights"],
+            J_regressor=arrays["J_regressor"],
+            faces=arrays["f"].astype(np.int64),
+            parents=parents,
+            mean_pose=np.tile(np.eye(3, dtype=np.float32), (24, 1, 1)),
+            mean_betas=np.zeros(10, np.float32),
+            J_regressor_h36m=h36m[[JOINTS.index(name) for name in joints.names("h36m17")]],
+        )
+    )
+
+
+def given(case: Case) -> dict[str, Tensor]:
+    """Inputs by name."""
+    names = {**vars(fill), "abs": np.abs, "tile": np.tile, "float32": np.float32, "salt": case.salt}
+    values: dict[str, np.ndarray] = {}
+    for entry in case.spec["inputs"]:
+        shape = tuple(entry["shape"])
+        if "npz" in entry:
+            values[entry["name"]] = case.arrays[entry["npz"]]
+            continue
+        expression = entry["generator"].split(" with ")[0].split(";")[0]
+        if expression.startswith("SMPL("):
+            continue  # made of others
+        sizes = {"shape": shape, "B": shape[0], "V": shape[1]}
+        value = eval(expression, {"__builtins__": {}}, {**names, **values, **sizes})  # noqa: S307
+        values[entry["name"]] = np.asarray(value, np.float32).reshape(shape)
+    return {name: torch.from_numpy(value) for name, value in values.items()}
+
+
+def compare(case: Case, actual: dict[str, Tensor], others: bool = False) -> None:
+    """All outputs of a case; ``others``: there are more, which are compared elsewhere."""
+    wanted = {entry["name"]: entry for entry in case.spec["outputs"]}
+    assert others or not wanted.keys() - actual.keys(), sorted(wanted.keys() - actual.keys())
+    for name in sorted(wanted.keys() & actual.keys()):
+        entry, value = wanted[name], actual[name].detach().double().numpy()
+        assert list(value.shape) == entry["shape"], f"{name} is {value.shape}"
+        if "idx" in entry:
+            value = value.reshape(-1)[case.arrays[entry["idx"]]]
+        error = np.abs(value - case.arrays[entry["npz"]].astype(np.float64))
+        assert error.max() <= entry["atol"], (
+            f"{name} is off by {error.max():.3g}, allowed {entry['atol']:.3g}; "
+            f"{(error > entry['atol']).sum()} of {error.size} values"
+        )
+        if found := re.search(r"median abs error < ([\d.e-]+)", entry.get("also", "")):
+            assert np.median(error) < float(found[1]), f"{name} is off by {np.median(error):.3g}"
+
+
+def rows(value: Tensor) -> Tensor:
+    """(B, V, ...) to (B V, ...)."""
+    return value.flatten(0, 1)
+
+
+def table_of(shape: tuple[int, ...]) -> model.ViewTable:
+    """Views (B, V) in order."""
+    return tabulate(torch.arange(shape[0]).repeat_interleave(shape[1]))
+
+
+def check_rotations(case: Case, _folder) -> None:
+    """Both 6D forms, and axis-angle vectors without a standard sign."""
+    inputs = given(case)
+    axis_angle = inputs["aa"].clone()
+    axis_angle[0] = 0
+    rotmat = rot6d_interleaved_to_rotmat(inputs["x6d"])
+    quaternion = rotmat_to_quaternion(rotmat)
+    assert int((quaternion[:, 0] < 0).sum()) == case.spec["negative_w"]
+    compare(
+        case,
+        {
+            "body": rotmat,
+            "global": rot6d_stacked_to_rotmat(inputs["x6d"]),
+            "axis_angle": rotmat_to_long_axis_angle(rotmat),
+            "quaternion": quaternion,
+            "aa_to_rotmat": axis_angle_to_rotmat(axis_angle),
+        },
+    )
+
+
+def check_positional_encoding(case: Case, _folder) -> None:
+    """Sines of view, row and column, and what the two layers make of them."""
+    shapes = {entry["name"]: entry["shape"] for entry in case.spec["outputs"]}
+    num_people, num_views, dim, height, width = shapes["out"]
+    net = PositionEmbedding(dim)
+    sizes = {"0.weight": (4 * dim, 3 * net.axis_dim, 1, 1), "0.bias": (4 * dim,)}
+    sizes |= {"2.weight": (dim, 4 * dim, 1, 1), "2.bias": (dim,)}
+    official = {f"pos_embed.adapt_pos3d.{name}": shape for name, shape in sizes.items()}
+    state = {
+        name: torch.from_numpy(fill.fill(name, shape, case.salt))
+        for name, shape in official.items()
+    }
+    load(nn.ModuleDict({"position": net}), state)
+    view, row, column = (encode_axis(n, net.axis_dim) for n in (num_views, height, width))
+    out = net(num_views, (height, width)).permute(0, 3, 1, 2)
+    # The encoding of query type 2, which is never used: sines and cosines take turns.
+    plane = [axis.unflatten(1, (2, -1)).transpose(1, 2).flatten(1) for axis in (row, column)]
+    compare(
+        case,
+        {
+            "sine": grid(view, row, column),
+            "out": out.expand(num_people, -1, -1, -1, -1),
+            "sine2d": grid(torch.zeros(1, 0), *plane),
+        },
+    )
+
+
+def grid(view: Tensor, row: Tensor, column: Tensor) -> Tensor:
+    """Encodings (V, C, h, w) of all places."""
+    shape = (len(view), len(row), len(column))
+    parts = [view[:, None, None], row[None, :, None], column[None, None]]
+    return torch.cat([part.expand(*shape, -1) for part in parts], -1).permute(0, 3, 1, 2)
+
+
+def load(net: nn.Module, official: dict[str, Tensor]) -> None:
+    """Fill a network, or a part of it, by the authors' names; all of them must have a place."""
+    state = convert._in_our_shapes(rename_keys(official, convert.KEYS))
+    unfilled = net.load_state_dict(state, strict=False)
+    assert not unfilled.unexpected_keys
+
+
+def drawer() -> HeatmapDrawer:
+    """Of the authors' sizes."""
+    return HeatmapDrawer((IMAGE_PX, IMAGE_PX), (256, 192))
+
+
+def check_heatmap_render(case: Case, _folder) -> None:
+    """Drawn joints inside, across and outside the map."""
+    inputs = given(case)
+    points, visibility = rows(inputs["joints"]), rows(inputs["joints_vis"])
+    draw = drawer()
+    visibility = visibility * draw.touches(points)
+    profiles = draw(points, visibility > 0.5)
+    resized = draw.enlarge(profiles).maps()
+    shape = inputs["joints_vis"].shape
+    compare(
+        case,
+        {
+            "heatmap": profiles.maps().unflatten(0, shape[:2]),
+            "joints_vis_out": visibility.view(shape),
+            "resized": resized,
+            "resized.sum": resized.sum(dim=(-2, -1)),
+        },
+    )
+
+
+def rig_of(inputs: dict[str, Tensor], unit: float = MM) -> Rig:
+    """Cameras; translations in ``unit`` to a metre become metres."""
+    num = len(rows(inputs["K"]))
+    nothing = torch.zeros(num, 3, 3)
+    return Rig(
+        rows(inputs["K"]),
+        rows(inputs.get("R", nothing)),
+        rows(inputs["t"]) / unit if "t" in inputs else nothing[0],
+        rows(inputs["trans_ad"]) if "trans_ad" in inputs else nothing[:, :2],
+        rows(inputs["aug_trans"]) if "aug_trans" in inputs else nothing,
+        nothing,
+    )
+
+
+def check_heatmap_fusion(case: Case, _folder) -> None:
+    """Soft-argmax, epipolar maximum, fusion and triangulation, in millimetres and in metres."""
+    inputs = given(case)
+    shape = inputs["amp"].shape[:2]
+    maps, table = rows(_heatmaps(case, inputs)), table_of(shape)
+    rig = rig_of(inputs, unit=1.0)  # as recorded: a pixel's neighbour hangs on the last digit
+    depths = (1.0 * MM, 5.0 * MM)
+    points, peak = soft_argmax(maps)
+    fused = fuse_heatmaps(maps, table.pairs, rig, depths)
+    fused_points, fused_peak = soft_argmax(fused)
+    scaled = maps / torch.where(peak > 0.01, peak, 1e6)[..., None, None]
+    seen = [
+        epipolar_max(scaled[other], view, other, rig, depths)
+        for view, other in table.pairs.tolist()
+    ]
+    actual = {
+        "maxv": peak,
+        "j2d_hm_nofuse": homogeneous(points),
+        "xview": torch.stack(seen).unflatten(0, (len(maps), -1)),
+        "fused": fused,
+        "maxv_fused": fused_peak,
+    }
+    rig_m = rig_of(inputs)
+    to_img = torch.linalg.inv(rig.img_to_map_px)[:, :2]
+    found = {
+        "NoFuse": (map_affine(to_img, points), rig_m),
+        "ScoreFuse": (map_affine(to_img, fused_points), rig_m),
+    }
+    for name, (points_img, cameras) in found.items():
+        world = triangulate(points_img, table, cameras)
+        actual[f"j2d_{name}"] = homogeneous(points_img).unflatten(0, shape)
+        actual[f"j3d_{name}"] = cameras.to_camera(world[table.person]).unflatten(0, shape)
+    # Our depths are 1 m and 5 m whatever the unit; upstream's become 1000 m and 5000 m.
+    metres, _ = soft_argmax(fuse_heatmaps(maps, table.pairs, rig_m))
+    points_img = map_affine(to_img, metres)
+    world = triangulate(points_img, table, rig_m, unit_per_metre=1.0)
+    actual["metres.j2d_ScoreFuse"] = homogeneous(points_img).unflatten(0, shape)
+    actual["metres.j3d_ScoreFuse"] = rig_m.to_camera(world[table.person]).unflatten(0, shape)
+    clicks = rows(inputs["tri.pts"])[:, :2].transpose(1, 2)
+    weight = rows(inputs["tri.weights"].transpose(1, 2))
+    actual["tri.plain"] = MM * triangulate(clicks, table, rig_m)
+    actual["tri.weighted"] = MM * triangulate(clicks, table, rig_m, weight)
+    assert list(CHANNELS.values()) == case.spec["joint_mapping"]
+    compare(case, actual)
+
+
+def homogeneous(points: Tensor) -> Tensor:
+    """(O, K, 2) to (O, 3, K) with a row of ones."""
+    return torch.cat([points, torch.ones_like(points[..., :1])], dim=-1).transpose(1, 2)
+
+
+def _heatmaps(case: Case, inputs: dict[str, Tensor]) -> Tensor:
+    """The case's maps (B, V, 17, 96, 96): Gaussians in noise."""
+    (entry,) = [e for e in case.spec["inputs"] if e["name"] == "heatmaps"]
+    pos, amp = inputs["pos"].numpy(), inputs["amp"].numpy()
+    maps = np.float32(0.02) * fill.unit("fus.noise", entry["shape"], case.salt)
+    maps = maps[:, :, case.spec["joint_mapping"]]
+    maps[amp < 0.01] *= np.float32(0.02)
+    y, x = np.mgrid[:MAP_PX, :MAP_PX].astype(np.float32)
+    far = (x - pos[..., 0, None, None]) ** 2 + (y - pos[..., 1, None, None]) ** 2
+    return torch.from_numpy(maps + amp[..., None, None] * np.exp(-far / np.float32(8)))
+
+
+class Fixed(nn.Module):
+    """Stands for a part of the network: what it makes is recorded."""
+
+    def __init__(self, value, **attributes):
+        super().__init__()
+        self.value = value
+        for name, attribute in attributes.items():
+            setattr(self, name, attribute)
+
+    def forward(self, *_):
+        return self.value
+
+    def joint_maps(self, *_):
+        return self.value
+
+
+def official_state(case: Case) -> dict[str, Tensor]:
+    """The filled ``model`` entry of the authors' file."""
+    with gzip.open(case.path.with_name(case.spec["weights"]["state_dict"]), "rt") as lines:
+        table = json.load(lines)
+    how = case.spec["weights"]
+    mean = {
+        "init_pose": mean_pose6d(case).reshape(24, 6),
+        "init_shape": np.float32(0.1) * fill.unit("mean.shape", (1, 10), case.salt),
+        "init_cam": np.float32([[0.9, 0, 0]]),
+    }
+    state = {}
+    for name, shape in table.items():
+        leaf = name.removeprefix("smpl.")
+        if name.startswith("smpl."):  # the licensed body is left behind
+            value = mean[leaf] if leaf in mean else np.zeros(shape, np.float32)
+        elif name in how.get("not_filled", {}):
+            value = np.float32(how["not_filled"][name])
+        else:
+            value = fill.fill(name, shape, case.salt)
+            if name in how["multipliers"]:
+                value *= np.float32(how["multipliers"][name])
+        state[name] = torch.from_numpy(np.asarray(value))
+    return state
+
+
+def mean_pose6d(case: Case) -> np.ndarray:
+    """Of ``smpl_mean_params`` (144,)."""
+    identity = np.tile(np.float32([1, 0, 0, 1, 0, 0]), 24)
+    return identity + np.float32(0.05) * fill.unit("mean.pose", (144,), case.salt)
+
+
+def rig_batch(inputs: dict[str, Tensor]) -> Batch:
+    """What ``data=heatformer`` would hand over; cameras without a place stand where c_3d says."""
+    num_people, num_views = inputs["K"].shape[:2]
+    num = num_people * num_views
+    person = torch.arange(num_people).repeat_interleave(num_views)
+    pelvis = rows(inputs["c_3d"])[:, 0]
+    camera = torch.eye(4).repeat(num, 1, 1)
+    if "R" in inputs:
+        camera[:, :3, :3], camera[:, :3, 3] = rows(inputs["R"]), rows(inputs["t"]) / MM
+    else:
+        camera[:, :3, 3] = pelvis
+    offset = (pelvis - camera[:, :3, 3]).double()[:, None]
+    in_world = (offset @ torch.linalg.inv(camera[:, :3, :3].double()).mT)[::num_views, 0]
+    labels = torch.zeros(num_people, len(joints.names("all")), 4)
+    labels[:, PELVIS] = torch.cat([in_world.float(), torch.ones(num_people, 1)], dim=1)
+    seen = torch.zeros(num, len(joints.names("all")), 3)
+    seen[:, IN_BATCH, :2] = torch.where(rows(inputs["joints_vis"]) > 0.5, 0.0, 99.0)[..., None]
+    seen[:, IN_BATCH, 2] = 1
+    maps = torch.eye(3).repeat(num, 1, 1)[:, :2]
+    keypoint_maps = to_units(inputs["aug_trans"], MAP_PX) if "aug_trans" in inputs else maps
+    return {
+        "image": rows(inputs["ad_inp"]) if "ad_inp" in inputs else torch.zeros(num, 3, 256, 256),
+        "keypoint_image": rows(inputs["inp"]) if "inp" in inputs else torch.zeros(num, 3, 384, 384),
+        "intrinsics": rows(inputs["K"]),
+        "world_to_camera": camera,
+        "image_of_view": torch.arange(num),
+        "person_of_view": person,
+        "crop_to_img": to_units(inputs["trans_ad"], IMAGE_PX),
+        "keypoint_crop_to_img": keypoint_maps,
+        "keypoints_crop": seen,
+        "keypoints_world": labels,
+    }
+
+
+def to_units(matrix: Tensor, side_px: int) -> Tensor:
+    """Maps (B V, 2, 3) from crop units, of maps to pixels."""
+    square = torch.eye(3, dtype=torch.float64).repeat(len(rows(matrix)), 1, 1)
+    square[:, :2] = rows(matrix)[:, :2].double()
+    half = side_px / 2
+    to_px = torch.tensor([[half, 0, half], [0, half, half], [0, 0, 1]], dtype=torch.float64)
+    return (torch.linalg.inv(square) @ to_px)[:, :2].float()
+
+
+def check_smpl_projection(case: Case, _folder) -> None:
+    """The first estimate, its anchor, its joints in the crop and their heatmaps."""
+    inputs = given(case)
+    shape = inputs["K"].shape[:2]
+    inputs["joints_vis"] = torch.ones(*shape, 17)
+    net = stub_network(case, inputs)
+    rig, anchor = rig_of(inputs), rows(inputs["c_3d"])[:, 0]
+    scene = SimpleNamespace(rig=rig, anchor_cam=anchor)
+    estimate, body_model = net.initial(None), body(case.salt)
+    first = net._draw(estimate, scene, body_model)
+    own = inputs["make_heatmap.regress_joints"]
+    own_px = rig.to_crop_px(own)
+    maps = {
+        name: net.drawer(points, ((points >= 0) & (points < IMAGE_PX)).all(dim=-1)).maps()
+        for name, points in (("init_heatmap", first.points_px), ("heatmap", own_px))
+    }
+    transl = weak_perspective_to_transl(estimate.cam, 5000.0, KEYPOINT_PX)
+    weak = project(own + transl[:, None], crop_intrinsics(5000.0, (KEYPOINT_PX, KEYPOINT_PX)))
+    actual = {
+        "init_pose6d": torch.cat([estimate.root6d, estimate.body6d], dim=1),
+        "init_betas": estimate.betas,
+        "init_cam": estimate.cam,
+        "init_verts": body_model(estimate.bodies()).vertices,
+        "init_joints": first.joints_cam,
+        "init_joints_crop": first.points_px.unflatten(0, shape),
+        "init_vis": first.is_drawn.unflatten(0, shape),
+        "init_heatmap": maps["init_heatmap"].unflatten(0, shape),
+        "init_heatmap.sum": maps["init_heatmap"].sum(dim=(-2, -1)).unflatten(0, shape),
+        "heatmap": maps["heatmap"].unflatten(0, shape),
+        "joints_crop": own_px.unflatten(0, shape),
+        "weak_persp_2d": weak / 2,
+    }
+    compare(case, actual)
+
+
+def stub_network(case: Case, inputs: dict[str, Tensor], **options) -> model.HeatFormer:
+    """The network of the official config whose frozen parts are recorded tensors."""
+    num = len(rows(inputs["K"]))
+    tokens = inputs.get("img_feat", torch.zeros(num, 1280, 16, 12)).flatten(2).transpose(1, 2)
+    config = configs.load_config("train", ["model=heatformer", "body=free"])
+    nodes = OmegaConf.to_container(config.model.net, resolve=True)
+    heat_encoder, decoder, estimator = (
+        instantiate(nodes[name]) for name in ("heat_encoder", "decoder", "estimator")
+    )
+    backbone = Fixed(tokens, image_size=(256, 192))
+    heatmapper = Fixed(torch.zeros(num, 17, MAP_PX, MAP_PX))
+    net = model.HeatFormer(
+        heatmapper, backbone, heat_encoder, estimator, decoder, body(case.salt), **options
+    )
+    mean = torch.from_numpy(mean_pose6d(case))
+    betas = torch.from_numpy(np.float32(0.1) * fill.unit("mean.shape", (1, 10), case.salt))
+    start = Estimate(
+        inputs["delta_global_orient"] + mean[:6],
+        mean[6:].expand(num, -1),
+        betas.expand(num, -1),
+        inputs["delta_cam"] + torch.tensor([0.9, 0, 0]),
+    )
+    net.initial = Fixed(start)
+    return net.eval()
+
+
+def check_single_step(case: Case, _folder) -> None:
+    """Iterations of the full-width refinement, everything before them recorded."""
+    inputs = given(case)
+    num_iterations = sum(e["name"].startswith("pose_") for e in case.spec["outputs"])
+    net = stub_network(case, inputs, num_iterations=num_iterations, anchor="labels")
+    official = official_state(case)
+    kept = ("fuse_encoder.", "Decoder.", "pos_embed.", "decpose_smpl.", "decshape_smpl.")
+    load(net, {name: value for name, value in official.items() if name.startswith(kept)})
+    found = rows(inputs["j2d"])[:, :2].transpose(1, 2)
+    points_px = map_affine(rows(inputs["trans_ad"]), found)
+    observed = Observed(found, points_px, torch.ones_like(found[..., 0]))
+    with patch.object(model, "observe", lambda *_: observed):
+        compare(case, forward_outputs(net, rig_batch(inputs), body(case.salt), inputs))
+
+
+def forward_outputs(
+    net: model.HeatFormer, batch: Batch, body_model: SMPL, inputs: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """A prediction under the names of the cases' outputs."""
+    seen: dict[str, list[Tensor]] = {name: [] for name in ("in", "feat", "query", "out", "kv")}
+    hooks = [
+        net.heat_encoder.register_forward_hook(
+            lambda _m, args, out: (seen["in"].append(args[0].maps()), seen["feat"].append(out))
+        ),
+        net.decoder.register_forward_hook(
+            lambda _m, args, out: (seen["query"].append(args[0]), seen["out"].append(out))
+        ),
+        net.decoder.layers[0].cross_attention.to_k.register_forward_hook(
+            lambda _m, args, _out: seen["kv"].append(args[0])
+        ),
+    ]
+    with torch.no_grad():
+        prediction = net(batch, body_model)
+        stages = [*prediction.stages, prediction]
+        last = net.drawer(prediction.extra["points_px"], prediction.extra["is_drawn"])
+        heatmaps = [*seen["in"], net.drawer.enlarge(last).maps()]
+        actual = stage_outputs(net, stages, body_model)
+    for hook in hooks:
+        hook.remove()
+    shape = inputs["K"].shape[:2]
+    for i, maps in enumerate(heatmaps):
+        actual |= {f"heatmap_{i}": maps, f"heatmap_{i}.sum": maps.sum(dim=(-2, -1))}
+    for name, key in (("hm_feat", "feat"), ("query", "query"), ("decoder", "out")):
+        actual |= {f"{name}_{i}": value for i, value in enumerate(seen[key])}
+    actual = {
+        name: as_map(value) if name.startswith("hm_feat") else value
+        for name, value in actual.items()
+    }
+    actual |= {f"context_{i}": seen["kv"][0] for i in range(len(stages))}  # the same in all
+    actual["joints_vis_after"] = prediction.extra["is_observed"].unflatten(0, shape)
+    return actual | {"_prediction": prediction}
+
+
+def as_map(tokens: Tensor) -> Tensor:
+    """Tokens (N, 192, C) as maps (N, C, 16, 12)."""
+    return tokens.transpose(1, 2).unflatten(2, (16, 12))
+
+
+def stage_outputs(net, stages: list, body_model: SMPL) -> dict[str, Tensor]:
+    """What every iteration says."""
+    actual = {}
+    for i, stage in enumerate(stages):
+        said, views = stage.extra, view_bodies(stage)
+        views = replace(views, transl=torch.zeros_like(views.transl))
+        actual |= {
+            f"pose_{i}": said["pose6d"],
+            f"betas_{i}": said["betas"],
+            f"cam_{i}": said["cam"],
+            f"pose_mat_{i}": said["rotmat"],
+            f"regress_joints_{i}": body_model.joints(views, "h36m17")[:, model._IN_SET],
+            f"verts_{i}": body_model(views).vertices,
+            f"loss_heatmap_{i}": HEATMAP_WEIGHTS[i] * said["heatmap_error"].mean(),
+        }
+    return actual
