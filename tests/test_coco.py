@@ -274,6 +274,38 @@ def test_other_folders_are_answered_with_what_is_expected(download: Path, tmp_pa
         coco(only_with_smpl=True)
 
 
+def test_annotations_that_lack_something_are_left_out_with_a_reason(tmp_path: Path):
+    folder = tmp_path / "coco"
+    write_photo(folder / "val2017/a.jpg")
+    people = [
+        annotation(1, 7, keypoints(1), track_id=0),
+        annotation(2, 7, keypoints(2)),  # no track_id
+        annotation(3, 7, keypoints(3), bbox=[900, 900, 50, 60]),  # off the photo
+        annotation(4, 8, keypoints(4)),  # no such photo
+        annotation(5, 7, keypoints(5)[:-3]),
+        annotation(6, 7, keypoints(6)),
+    ]
+    del people[5]["keypoints"]
+    write_json(folder / "annotations/person_keypoints_val2017.json", {7: "a.jpg"}, people)
+    shards, left_out = convert(coco(), folder, tmp_path / "shards")
+    (sample,) = read_all(shards)
+    assert sample["person_id"].tolist() == [0, 1]
+    assert left_out == {
+        "somebody on a photo: no box inside it": 1,
+        "nobody on the photo is usable: the file does not list the image": 1,
+        "somebody on a photo: no 17 keypoints": 2,
+    }
+
+
+def test_people_with_other_focal_lengths_have_cameras_of_their_own(download: Path, tmp_path: Path):
+    write_cliff(download / "fits.npz", [102, 103])
+    fits = dict(np.load(download / "fits.npz")) | {"focal_l": np.array([200.0, 300.0])}
+    np.savez(download / "fits.npz", **fits)
+    first, _ = read_all(convert(coco(smpl_labels="fits.npz"), download, tmp_path / "shards")[0])
+    assert first["intrinsics_of_view"][:, 0, 0].tolist() == [200, 300]
+    assert np.isnan(first["intrinsics"]).all()
+
+
 def test_a_missing_image_is_skipped_by_name(download: Path):
     (download / "val2017/000000000030.jpg").unlink()
     with pytest.raises(Skipped) as skipped:

@@ -40,3 +40,13 @@ def test_every_mix_is_on_the_data_page():
     named = set(re.findall(r"`(\w+)`", DATA))
     made_up = {"quickstart", "synthetic", "synthetic_motion"}
     assert sorted(mixes - named - made_up) == []
+
+
+@pytest.mark.parametrize("mix", sorted(p.stem for p in (Path(config_dir()) / "mix").glob("*.yaml")))
+def test_every_source_that_a_mix_scores_says_how_and_shares_add_up(mix: str):
+    nodes = load_config("train", ["model=hmr", f"mix={mix}", "run_dir=run"]).mix
+    for split in ("val", "test"):
+        for name, node in nodes[split].items():
+            assert node.get("protocol") is not None, f"{split}.{name}"
+    weights = [node.weight for node in nodes.train.values()]
+    assert not weights or set(weights) == {"auto"} or sum(weights) == pytest.approx(1, abs=1e-3)

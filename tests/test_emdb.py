@@ -11,6 +11,7 @@ from hmrkit.body import joints
 from hmrkit.body.gendered import GenderedBodies
 from hmrkit.data.shards import ShardSet
 from hmrkit.data.sources.emdb import Emdb
+from hmrkit.data.sources.official import Skipped
 from official_files import (
     convert,
     crop_to_img,
@@ -145,6 +146,19 @@ def test_subsets_are_those_that_the_files_name(
     records = Emdb(subset, body_models).open(download)
     assert len(records) == NUM_FRAMES
     assert records[0]["key"] == first
+
+
+def test_boxes_off_the_image_are_skipped(contents: dict, body_models: str, tmp_path: Path):
+    name = next(iter(contents))
+    for box in ((5000, 10, 5100, 90), (np.nan, 10, 50, 90)):
+        boxes = contents[name]["bboxes"]["bboxes"].copy()
+        boxes[0] = box
+        changed = {**contents[name], "bboxes": {"bboxes": boxes, "invalid_idxs": np.array([])}}
+        (tmp_path / name).mkdir(parents=True, exist_ok=True)
+        (tmp_path / name / "one_data.pkl").write_bytes(pickle.dumps(changed, 4))
+        write_photo(tmp_path / name / "images/00000.jpg", SIZE_HW)
+        with pytest.raises(Skipped, match="the box is not inside the image"):
+            Emdb("all", body_models).open(tmp_path)[0]
 
 
 def test_other_folders_are_answered_with_what_is_expected(

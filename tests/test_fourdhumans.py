@@ -183,20 +183,21 @@ def test_a_photo_that_nobody_is_left_on_is_skipped_with_the_reason(tmp_path):
 
 
 def test_prepare_reports_who_is_left_out_and_what_is_damaged(tmp_path):
+    download = tmp_path / "download"
     for number, people in enumerate([[person(), person(keypoints_2d=confident(0))], []]):
         records = [(f"photo{i}", people) for i in range(3)]
-        write_tar(tmp_path / "mpii-train" / f"{number:06d}.tar", records)
-    with (tmp_path / "mpii-train" / "000001.tar").open("r+b") as file:
+        write_tar(download / "mpii-train" / f"{number:06d}.tar", records)
+    with (download / "mpii-train" / "000001.tar").open("r+b") as file:
         file.truncate(2000)
     options = {"workers": 0, "records_per_shard": 2, "max_bad": 0.5}
-    manifest = prepare(tars(**LOW1), "mpii", tmp_path, tmp_path / "shards", **options)
+    manifest = prepare(tars(**LOW1), "mpii", download, tmp_path / "shards", **options)
     assert manifest["num_people"] == manifest["num_records"] == 3
     assert {reason: entry["count"] for reason, entry in manifest["skipped"].items()} == {
         "somebody on a photo: too few keypoints": 3,
         "cannot be converted: BadRecord": 2,  # the photo at the cut, and what was behind it
     }
     with pytest.raises(ValueError, match="more than max_bad allows"):
-        prepare(tars(**LOW1), "mpii", tmp_path, tmp_path / "strict", workers=0, max_bad=0.01)
+        prepare(tars(**LOW1), "mpii", download, tmp_path / "strict", workers=0, max_bad=0.01)
 
 
 # The pose histogram

@@ -111,6 +111,31 @@ def test_only_m_and_male_are_male(tmp_path):
     assert records_of(write(tmp_path, content))[0]["gender"].tolist() == [-1, -1]
 
 
+def test_genders_may_be_bytes_but_not_numbers(tmp_path):
+    content = arrays() | {"gender": np.array([b"m", b"female", b"male"])}
+    genders = [s["gender"].tolist() for s in records_of(write(tmp_path, content))]
+    assert genders == [[0, 0], [1]]
+    for wrong in ([0, 1, 0], ["m", "man", "f"]):
+        folder = write(tmp_path, content | {"gender": np.array(wrong)})
+        with pytest.raises(ValueError, match=r"test.npz has genders '(0|man)'"):
+            converter().open(folder)
+
+
+def test_a_box_off_the_image_drops_its_person_alone(tmp_path):
+    for change in ({"center": (5000, 50)}, {"center": (np.nan, 50)}, {"scale": (0, 0)}):
+        content = arrays()
+        for name, value in change.items():
+            content[name][0] = value
+        records = converter().open(write(tmp_path, content))
+        sample = records[0]
+        np.testing.assert_array_equal(sample["betas"], content["betas"][2:])
+        assert [one.reason for one in records.left_out] == [
+            "somebody in an image: no box inside it"
+        ]
+        assert len(records[1]["box_img"]) == 1
+        assert records.left_out == []
+
+
 def test_three_dimensional_limbs_of_openpose_are_kept_only_on_request(tmp_path):
     content = arrays()
     content["body_keypoints_3d"][..., 3] = content["extra_keypoints_3d"][..., 3] = 1
@@ -179,7 +204,7 @@ def test_what_cannot_be_used_is_skipped_with_a_reason(tmp_path):
     content["scale"][1] = 0
     folder = write(tmp_path, content)
     records = converter().open(folder)
-    with pytest.raises(Skipped, match="a box is empty"):
+    with pytest.raises(Skipped, match="nobody in the image has a box inside it"):
         records[1]
     (folder / "images" / NAMES[0]).unlink()
     with pytest.raises(Skipped, match="image file is missing"):

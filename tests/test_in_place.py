@@ -187,6 +187,12 @@ def rewrite(tar, change):
         ("b.data.pyd", b"\x80\x04 no pickle", "labels", "is damaged"),
         ("b.data.pyd", pickle.dumps([person(scale=[0.2, 0.3], center=0)]), "labels", "center has"),
         ("b.data.pyd", pickle.dumps([person(body_pose=np.full(72, np.nan))]), "labels", "finite"),
+        (
+            "b.data.pyd",
+            pickle.dumps([person(extra_info=["a list"])]),
+            "labels",
+            "AttributeError: 'list' object has no attribute 'get'",
+        ),
     ],
 )
 def test_damaged_records_stay_in_the_index_and_fail_when_they_are_read(

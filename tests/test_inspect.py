@@ -412,7 +412,7 @@ def test_program_takes_a_folder_logs_its_findings_and_fails_when_strict(
 def test_program_takes_a_source_and_says_how_to_prepare_it(program):
     done = program("inspect", "source=coco_2014_spin")
     assert done.returncode == 2
-    assert "python -m hmrkit.prepare source=coco_2014_spin input=" in done.stderr
+    assert "python -m hmrkit.prepare source=coco_2014_spin output=" in done.stderr
 
 
 def test_every_check_is_documented_with_its_remedy():

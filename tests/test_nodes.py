@@ -1,6 +1,7 @@
 """The sources of a mix: what is missing is said at once, weights go together."""
 
 import logging
+import shlex
 from pathlib import Path
 
 import pytest
@@ -42,16 +43,29 @@ def test_one_message_names_all_that_is_missing_and_how_it_is_prepared(sources, h
     assert str(caught.value).splitlines() == [
         "3 of 4 sources are missing:",
         "  mix.train: source 'coco': /data/coco does not exist",
-        "    python -m hmrkit.prepare source=coco_2014_spin input=<folder of the download> "
-        "output=/data/coco",
+        "    python -m hmrkit.prepare source=coco_2014_spin output=/data/coco "
+        "input=<folder of the download>",
         "  mix.val: source 'pw3d': /data/3dpw does not exist",
-        "    python -m hmrkit.prepare source=3dpw_val input=<folder of the download> "
-        "output=/data/3dpw",
+        "    python -m hmrkit.prepare source=3dpw_val output=/data/3dpw "
+        "input=<folder of the download>",
         "  mix.test: source 'mine': /data/mine does not exist: make the shards (python -m "
         "hmrkit.synth output=/data/mine for synthetic people), or set the source's `path` to where "
         "they are",
         "mix.allow_missing=true goes on without them",
     ]
+
+
+def test_a_missing_path_is_named_once_and_quoted_for_the_shell(sources):
+    node = official("/data/my sets/3dpw", "3dpw_spin_test")
+    data = make_data({"a": {"path": sources["a"]}}, val={"pw": node}, test={"pw": node})
+    with pytest.raises(FileNotFoundError) as caught:
+        data.prepare_data()
+    first, second, command, _ = str(caught.value).splitlines()
+    assert first == "1 of 2 sources are missing:"
+    assert second == "  mix.val, mix.test: source 'pw': /data/my sets/3dpw does not exist"
+    words = shlex.split(command.removesuffix(" input=<folder of the download>"))
+    assert words[:4] == ["python", "-m", "hmrkit.prepare", "source=3dpw_spin_test"]
+    assert words[4:] == ['output="/data/my sets/3dpw"']  # the inner quotes are Hydra's
 
 
 def test_an_unfinished_source_counts_as_missing(sources, tmp_path):

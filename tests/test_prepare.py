@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from hmrkit.data.precrop import Precrop
 from hmrkit.data.prepare import prepare
 from hmrkit.data.record import complete_sample, decode_image
 from hmrkit.data.shards import ShardSet, write_manifest, write_shard
+from hmrkit.data.sources.official import record_key
 from official import Drawings, Photos, picture, read_rows, write_download, write_rows
 
 TESTS = Path(__file__).parent
@@ -244,11 +246,15 @@ def test_a_key_that_occurs_twice_is_named(tmp_path):
     download = write_download(tmp_path / "download", 8)
     rows = read_rows(download)
     write_rows(download, [*rows, rows[1]])
-    with pytest.raises(ValueError, match=r"0001 \(000000.tar, 000002.tar\)"):
+    with pytest.raises(
+        ValueError, match=r"0001 \(000000.tar, 000002.tar\) made from records 1 and 8 of"
+    ):
         make(download, tmp_path / "apart")
     assert not (tmp_path / "apart/hmrkit.json").exists()
     for workers in (0, 2):
-        with pytest.raises(ValueError, match=r"'0001' occurs twice in 000000.tar"):
+        with pytest.raises(
+            ValueError, match=r"'0001' occurs twice in 000000.tar, made from records 1 and 8 "
+        ):
             make(download, tmp_path / f"near{workers}", records_per_shard=20, workers=workers)
         assert not list((tmp_path / f"near{workers}").glob("*.tar"))
     write_rows(download, rows)
@@ -505,6 +511,47 @@ def test_wrong_input_is_answered_before_anything_is_written(tmp_path, download):
     assert not (tmp_path / "s").exists()
 
 
+def test_an_output_that_cannot_be_is_answered_before_anything_is_written(tmp_path, monkeypatch):
+    download = write_download(tmp_path / "all" / "download", 2)
+    (tmp_path / "afile").touch()
+    for output, message in {
+        tmp_path / "afile": "afile is a file; give a folder",
+        tmp_path / "afile" / "s": "afile is a file; give a folder",
+        download: "is the input: give an output outside the download",
+        download / "s": "is inside input=.*: give an output",
+        tmp_path / "all": "contains input=.*: give an output",
+    }.items():
+        with pytest.raises(ValueError, match=f"output={output}.*{message}"):
+            make(download, output)
+    assert sorted(path.name for path in download.iterdir()) == ["people.json", "photos"]
+
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("hmrkit.data.place.write_atomically", refuse)
+    with pytest.raises(OSError, match=r"output=.*/s cannot be written to: Permission denied; mend"):
+        make(download, tmp_path / "s")
+
+
+def test_many_missing_images_are_warned_of(tmp_path, caplog):
+    download = write_download(tmp_path / "download", 5)
+    (download / "photos/0001.jpg").unlink()
+    make(download, tmp_path / "few", max_bad=0.2)
+    assert "incomplete" not in caplog.text
+    make(download, tmp_path / "many", max_bad=0.1)
+    (warning,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert warning.startswith("1 of 5 records were left out because their image file is missing")
+    assert "the download looks incomplete" in warning
+
+
+def test_names_that_differ_in_other_characters_have_keys_of_their_own():
+    names = ["图片1.jpg", "照片1.jpg", "a b.jpg", "a-b.jpg", "a+b.jpg", "图片.jpg"]
+    keys = [record_key(name) for name in names]
+    assert len(set(keys)) == len(names)
+    assert all(re.fullmatch(r"[A-Za-z0-9_-]{1,72}", key) for key in keys)
+    assert (keys[3], record_key("x/a.b-1.png")) == ("a-b", "x-a-b-1")
+
+
 def test_input_of_which_nothing_is_left_is_an_error(tmp_path):
     download = write_download(tmp_path / "download", 3)
     for path in (download / "photos").iterdir():
@@ -520,7 +567,8 @@ def test_program_answers_mistakes_in_one_message(tmp_path, download):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "source=synthetic is not made from a download: these are: " in done.stderr
-    wrong = run(tmp_path, "source=photos", f"input={tmp_path}", "output=s")
+    (tmp_path / "empty").mkdir()
+    wrong = run(tmp_path, "source=photos", f"input={tmp_path / 'empty'}", "output=s")
     assert wrong.returncode == 2
     assert "expected people.json. Get photos.zip" in wrong.stderr
     assert "Traceback" not in wrong.stderr

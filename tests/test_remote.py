@@ -6,6 +6,7 @@ import json
 import logging
 import os
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import fsspec
 import pytest
@@ -162,6 +163,14 @@ def test_a_copy_is_fetched_once_and_then_read_without_the_server(folder, tmp_pat
         assert Counter(server.asked).most_common(1)[0][1] == 1
         assert "000002.tar" in server.asked
     assert keys(make_data({"a": {"path": address}}, cache_dir=cache)) == first
+
+
+def test_processes_of_one_machine_fetch_once(folder, server, tmp_path):
+    with ThreadPoolExecutor(3) as pool:
+        jobs = [(f"{server.url}/set", "a", tmp_path / "cache")] * 3
+        copies = set(pool.map(lambda job: fetch_source(*job), jobs))
+    assert len(copies) == 1
+    assert all(server.asked.count(path.name) == 1 for path in folder.glob("*.tar"))
 
 
 def test_a_remote_test_set_is_copied_and_evaluated_in_order(server, tmp_path):

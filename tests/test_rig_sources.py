@@ -248,12 +248,13 @@ def test_fewer_kinects_and_a_missing_picture(behave, tmp_path):
     records = HeatFormerBehave(use_views=[2, 0]).open(behave)
     expected = [ring(4)[2].intrinsics, ring(4)[0].intrinsics]
     np.testing.assert_allclose(records[0]["intrinsics"], expected, rtol=1e-6)
-    (tmp_path / DATABASE).mkdir(parents=True)
-    (tmp_path / DATABASE / "BEHAVE_valid_db.pt").symlink_to(
+    download = tmp_path / "download"
+    (download / DATABASE).mkdir(parents=True)
+    (download / DATABASE / "BEHAVE_valid_db.pt").symlink_to(
         behave / DATABASE / "BEHAVE_valid_db.pt"
     )
     with pytest.raises(ValueError, match="every record was skipped"):
-        prepare(HeatFormerBehave(), "behave", tmp_path, tmp_path / "out", workers=0)
+        prepare(HeatFormerBehave(), "behave", download, tmp_path / "out", workers=0)
     joblib.dump([{"R": 1}], Path(tmp_path) / "other.pt")
     with pytest.raises(ValueError, match=r"other.pt is no list of dicts with"):
         HeatFormerBehave("other.pt").open(tmp_path)

@@ -154,13 +154,32 @@ def test_rows_with_a_pose_count_without_has_smpl_only_if_told_so(tmp_path):
 
 def test_genders_and_units_are_what_the_source_says(tmp_path):
     rows = make_rows()
-    rows["gender"] = np.array([b"male", b"female", b"?", b"male"])
+    rows["gender"] = np.array([b"male", b"female", b"neutral", b"male"])
     layout = {"genders": {"male": 0, "female": 1}, "units_per_metre": 1000.0}
     metres = rows["S"].copy()
     rows["S"][..., :3] *= 1000
     both = open_rows(tmp_path, rows, layout=layout)[0]
     assert both["gender"].tolist() == [0, -1]
     np.testing.assert_allclose(both["keypoints_world"][0, SPIN24[3]], metres[0, 3], rtol=1e-5)
+
+
+def test_genders_that_are_no_words_are_refused(tmp_path):
+    rows = make_rows() | {"gender": np.array([0, 1, 1, 0])}
+    with pytest.raises(ValueError, match=r"rows.npz has genders '0', '1'"):
+        open_rows(tmp_path, rows)
+    known = open_rows(tmp_path, rows, layout={"genders": {0: 0, 1: 1}})
+    assert known[0]["gender"].tolist() == [0, 1]
+
+
+def test_images_outside_the_input_are_never_read(tmp_path):
+    folder = write_download(tmp_path / "in", make_rows())
+    write_photo(tmp_path / "secret.jpg", SIZE_HW)
+    names = ["train/a.jpg", "../secret.jpg", str(tmp_path / "secret.jpg"), "train/../../secret.jpg"]
+    records = open_rows(folder, make_rows() | {"imgname": np.array(names)})
+    assert records[0]["key"] == "train-a"
+    for index in (1, 2, 3):
+        with pytest.raises(Skipped, match="image lies outside the input"):
+            records[index]
 
 
 def test_image_names_become_paths_as_the_source_says(tmp_path):

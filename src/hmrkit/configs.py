@@ -81,7 +81,10 @@ def _literal(value: Any) -> str:
         return "[" + ",".join(map(_literal, value)) + "]"
     if not isinstance(value, str):
         return repr(value)
-    is_bare = re.fullmatch(r"[A-Za-z_./][\w./:@%+-]*", value)
+    is_bare = re.fullmatch(r"[A-Za-z_./][\w./:@%+-]*", value) or (
+        re.fullmatch(r"[0-9][A-Za-z0-9_]*", value)  # 3dpw, but not 3, 1_000 or 1e5
+        and not re.fullmatch(r"[0-9_]+([eE][0-9_]+)?", value)
+    )
     if is_bare and value.lower() not in ("null", "true", "false", "nan", "inf"):
         return value
     escaped = re.sub(r'(\\*)"', r'\1\1\\"', value)  # \ is special before a quote only

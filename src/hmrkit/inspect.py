@@ -39,10 +39,8 @@ def inspect(config: DictConfig) -> None:
     output = Path(options["output"] or folder)
     where = run.local_copy(path, name, options["cache_dir"], is_in_place)
     if source.get("prepare") and where == source["path"] and not Path(where).exists():
-        raise FileNotFoundError(
-            f"{where} does not exist: python -m hmrkit.prepare source={name} "
-            f"input=<folder of the download> output={where}"
-        )
+        command = configs.command_line("prepare", {"source": name, "output": where})
+        raise FileNotFoundError(f"{where} does not exist: {command} input=<folder of the download>")
     found = run.inspect_shards(
         where,
         instantiate(config.body),

@@ -28,3 +28,24 @@ def labelled_crops(body_model: SMPL, size: tuple[int, int], num: int = 4) -> Bat
         "has_betas": yes,
         "has_exact_labels": torch.arange(num) % 2 == 0,
     }
+
+
+def placed_in_images(batch: Batch) -> Batch:
+    """The same crops, each somewhere in an image of 800 x 600 px of unknown focal length."""
+    num = len(batch["image"])
+    generator = torch.Generator().manual_seed(2)
+    width_height = torch.tensor([800.0, 600.0])
+    crop_to_img = torch.zeros(num, 2, 3)
+    half = 100 + 50 * torch.rand(num, generator=generator)
+    crop_to_img[:, 0, 0] = half * batch["image"].shape[3] / batch["image"].shape[2]
+    crop_to_img[:, 1, 1] = half
+    crop_to_img[:, :, 2] = width_height * torch.rand(num, 2, generator=generator)
+    number = torch.arange(num)
+    return {
+        **batch,
+        "crop_to_img": crop_to_img,
+        "full_size": torch.tensor([[600, 800]]).expand(num, 2),
+        "intrinsics_of_view": torch.full((num, 3, 3), torch.nan),
+        "image_of_view": number,
+        "person_of_view": number,
+    }

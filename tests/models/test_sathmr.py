@@ -35,12 +35,12 @@ def body_model():
     return free_body()
 
 
-def make_net(body_model, encoder="adaptive", denoiser=True, **options) -> SATHMR:
+def make_net(body_model, encoder="adaptive", denoiser=True, depth=3, **options) -> SATHMR:
     torch.manual_seed(0)
-    size = {"long_side_px": SIDE, "dim": 32, "depth": 3, "num_heads": 2}
+    size = {"long_side_px": SIDE, "dim": 32, "depth": depth, "num_heads": 2}
     made = PlainEncoder(**size) if encoder == "plain" else AdaptiveEncoder(**size, map_depth=1)
     denoising = Denoiser(32, num_groups=2) if denoiser else None
-    decoder = Decoder(32, depth=2, num_heads=2, mlp_dim=32)
+    decoder = Decoder(32, depth=depth - 1, num_heads=2, mlp_dim=32)
     options = {"num_queries": 8, **options}
     return SATHMR(made, decoder, denoising, body_model, long_side_px=SIDE, **options)
 
@@ -246,7 +246,7 @@ def test_bfloat16_autocast_stays_close(body_model):
 @pytest.mark.slow
 def test_compiled_equals_eager(body_model):
     batch = labelled_scenes(body_model, SIZES, [1, 1])
-    net = make_net(body_model).eval()
+    net = make_net(body_model, depth=2).eval()
     expected = net(batch, body_model)
     found = torch.compile(net)(batch, body_model)
     torch.testing.assert_close(found.body.body_pose, expected.body.body_pose, atol=1e-4, rtol=1e-3)

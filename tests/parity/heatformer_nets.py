@@ -1,8 +1,8 @@
 """HeatFormer's network, losses and scores against the authors' numbers.
 
-Views are rows ``(b v)``. A case's inputs are recorded, or made by the expression that it states. What
-differs is convention: crops' maps of pixels where ours are of crop units, millimetres, joints with
-the right leg first.
+Views are rows ``(b v)``. A case's inputs are recorded, or made by the expression that it states.
+What differs is convention: crops' maps of pixels where ours are of crop units, millimetres, joints
+with the right leg first.
 """
 
 import gzip
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from hmrkit import configs, metrics
 from hmrkit.body import joints
 from hmrkit.body.smpl import SMPL, BodyData
-from hmrkit.checkpoints import build_module, load_official
+from hmrkit.checkpoints import load_official
 from hmrkit.geometry.cameras import crop_intrinsics, project, weak_perspective_to_transl
 from hmrkit.geometry.rotations import (
     axis_angle_to_rotmat,
@@ -32,17 +32,23 @@ from hmrkit.geometry.rotations import (
     rot6d_stacked_to_rotmat,
 )
 from hmrkit.keys import rename_keys
-from hmrkit.models.heatformer import convert, model
+from hmrkit.layers.discriminator import PoseDiscriminator
+from hmrkit.models.heatformer import convert, model, scores
 from hmrkit.models.heatformer.decoder import PositionEmbedding, encode_axis
 from hmrkit.models.heatformer.estimate import Estimate, view_bodies
 from hmrkit.models.heatformer.fusion import epipolar_max, fuse_heatmaps, soft_argmax, triangulate
 from hmrkit.models.heatformer.heatmapper import CHANNELS, JOINTS
-from hmrkit.models.heatformer.heatmaps import HeatmapDrawer
-from hmrkit.models.heatformer.loss import rotmat_to_long_axis_angle, rotmat_to_quaternion
+from hmrkit.models.heatformer.heatmaps import HeatmapDrawer, map_error
+from hmrkit.models.heatformer.loss import (
+    HeatFormerLoss,
+    ViewLabels,
+    rotmat_to_long_axis_angle,
+    rotmat_to_quaternion,
+)
 from hmrkit.models.heatformer.observe import Observed
-from hmrkit.models.heatformer.views import Rig, map_affine, tabulate
+from hmrkit.models.heatformer.views import Rig, map_affine, read_rig, tabulate
 from hmrkit.module import HMRModule
-from hmrkit.types import Batch
+from hmrkit.types import Batch, Body, Mesh, Prediction
 
 IMAGE_PX, KEYPOINT_PX, MAP_PX = 256, 384, 96
 MM = 1000.0
@@ -79,7 +85,11 @@ def given(case: Case) -> dict[str, Tensor]:
     """Inputs by name."""
     names = {**vars(fill), "abs": np.abs, "tile": np.tile, "float32": np.float32, "salt": case.salt}
     values: dict[str, np.ndarray] = {}
-    for entry in case.spec["inputs"]:
+    mentioned = {entry["name"] for entry in case.spec["inputs"]}
+    for entry in sorted(  # those last that are made of others
+        case.spec["inputs"],
+        key=lambda e: not mentioned.isdisjoint(re.findall(r"\w+", e.get("generator", ""))),
+    ):
         shape = tuple(entry["shape"])
         if "npz" in entry:
             values[entry["name"]] = case.arrays[entry["npz"]]
@@ -88,7 +98,8 @@ def given(case: Case) -> dict[str, Tensor]:
         if expression.startswith("SMPL("):
             continue  # made of others
         sizes = {"shape": shape, "B": shape[0], "V": shape[1]}
-        value = eval(expression, {"__builtins__": {}}, {**names, **values, **sizes})  # noqa: S307
+        others = {n: v.reshape(shape) for n, v in values.items() if v.size == np.prod(shape)}
+        value = eval(expression, {"__builtins__": {}}, {**names, **others, **sizes})
         values[entry["name"]] = np.asarray(value, np.float32).reshape(shape)
     return {name: torch.from_numpy(value) for name, value in values.items()}
 
@@ -349,7 +360,7 @@ def rig_batch(inputs: dict[str, Tensor]) -> Batch:
     seen = torch.zeros(num, len(joints.names("all")), 3)
     seen[:, IN_BATCH, :2] = torch.where(rows(inputs["joints_vis"]) > 0.5, 0.0, 99.0)[..., None]
     seen[:, IN_BATCH, 2] = 1
-    maps = torch.eye(3).repeat(num, 1, 1)[:, :2]
+    maps = to_units(inputs["trans_ad"], IMAGE_PX)
     keypoint_maps = to_units(inputs["aug_trans"], MAP_PX) if "aug_trans" in inputs else maps
     return {
         "image": rows(inputs["ad_inp"]) if "ad_inp" in inputs else torch.zeros(num, 3, 256, 256),
@@ -358,7 +369,7 @@ def rig_batch(inputs: dict[str, Tensor]) -> Batch:
         "world_to_camera": camera,
         "image_of_view": torch.arange(num),
         "person_of_view": person,
-        "crop_to_img": to_units(inputs["trans_ad"], IMAGE_PX),
+        "crop_to_img": maps,
         "keypoint_crop_to_img": keypoint_maps,
         "keypoints_crop": seen,
         "keypoints_world": labels,
@@ -391,7 +402,9 @@ def check_smpl_projection(case: Case, _folder) -> None:
         for name, points in (("init_heatmap", first.points_px), ("heatmap", own_px))
     }
     transl = weak_perspective_to_transl(estimate.cam, 5000.0, KEYPOINT_PX)
-    weak = project(own + transl[:, None], crop_intrinsics(5000.0, (KEYPOINT_PX, KEYPOINT_PX)))
+    weak = project(
+        first.joints_cam + transl[:, None], crop_intrinsics(5000.0, (KEYPOINT_PX, KEYPOINT_PX))
+    )
     actual = {
         "init_pose6d": torch.cat([estimate.root6d, estimate.body6d], dim=1),
         "init_betas": estimate.betas,
@@ -454,38 +467,42 @@ def forward_outputs(
     net: model.HeatFormer, batch: Batch, body_model: SMPL, inputs: dict[str, Tensor]
 ) -> dict[str, Tensor]:
     """A prediction under the names of the cases' outputs."""
-    seen: dict[str, list[Tensor]] = {name: [] for name in ("in", "feat", "query", "out", "kv")}
-    hooks = [
-        net.heat_encoder.register_forward_hook(
-            lambda _m, args, out: (seen["in"].append(args[0].maps()), seen["feat"].append(out))
-        ),
-        net.decoder.register_forward_hook(
-            lambda _m, args, out: (seen["query"].append(args[0]), seen["out"].append(out))
-        ),
-        net.decoder.layers[0].cross_attention.to_k.register_forward_hook(
-            lambda _m, args, _out: seen["kv"].append(args[0])
-        ),
-    ]
+    seen: dict[str, list] = {name: [] for name in ("drawn", "feature", "query", "out", "context")}
+
+    def watch(module: nn.Module, given: str | None, made: str | None) -> None:
+        def note(_module, inputs, output) -> None:
+            if given:
+                seen[given].append(inputs[0])
+            if made:
+                seen[made].append(output)
+
+        hooks.append(module.register_forward_hook(note))
+
+    hooks: list = []
+    watch(net.heat_encoder, "drawn", "feature")
+    watch(net.decoder, "query", "out")
+    watch(net.decoder.layers[0].cross_attention.to_k, "context", None)
     with torch.no_grad():
         prediction = net(batch, body_model)
         stages = [*prediction.stages, prediction]
         last = net.drawer(prediction.extra["points_px"], prediction.extra["is_drawn"])
-        heatmaps = [*seen["in"], net.drawer.enlarge(last).maps()]
+        heatmaps = [p.maps() for p in [*seen["drawn"], net.drawer.enlarge(last)]]
         actual = stage_outputs(net, stages, body_model)
     for hook in hooks:
         hook.remove()
     shape = inputs["K"].shape[:2]
     for i, maps in enumerate(heatmaps):
         actual |= {f"heatmap_{i}": maps, f"heatmap_{i}.sum": maps.sum(dim=(-2, -1))}
-    for name, key in (("hm_feat", "feat"), ("query", "query"), ("decoder", "out")):
+    for name, key in (("hm_feat", "feature"), ("query", "query"), ("decoder", "out")):
         actual |= {f"{name}_{i}": value for i, value in enumerate(seen[key])}
     actual = {
         name: as_map(value) if name.startswith("hm_feat") else value
         for name, value in actual.items()
     }
-    actual |= {f"context_{i}": seen["kv"][0] for i in range(len(stages))}  # the same in all
+    actual |= {f"context_{i}": seen["context"][0] for i in range(len(stages))}  # the same in all
     actual["joints_vis_after"] = prediction.extra["is_observed"].unflatten(0, shape)
-    return actual | {"_prediction": prediction}
+    actual["observed_img"] = prediction.extra["observed_img"]
+    return actual
 
 
 def as_map(tokens: Tensor) -> Tensor:
@@ -509,3 +526,354 @@ def stage_outputs(net, stages: list, body_model: SMPL) -> dict[str, Tensor]:
             f"loss_heatmap_{i}": HEATMAP_WEIGHTS[i] * said["heatmap_error"].mean(),
         }
     return actual
+
+
+def check_encoders(case: Case, _folder) -> None:
+    """The full-size HeatEncoder and estimator, and a shallow ViT."""
+    inputs, official = given(case), official_state(case)
+    nodes = OmegaConf.to_container(
+        configs.load_config("train", ["model=heatformer"]).model.net, resolve=True
+    )
+    depth = sum(name.endswith(".attn.qkv.weight") for name in official)
+    parts = nn.ModuleDict(
+        {
+            "heat_encoder": instantiate(nodes["heat_encoder"]),
+            "backbone": instantiate(nodes["backbone"], depth=depth),
+            "initial": model.InitialEstimate(
+                instantiate(nodes["estimator"]), body(case.salt), with_interleaved_root=True
+            ),
+        }
+    ).eval()
+    load(parts, official)
+    points = rows(inputs["joints"])
+    draw = drawer()
+    image = inputs["ad_inp"][..., draw.margin : -draw.margin]
+    with torch.no_grad():
+        is_drawn = torch.ones_like(points[..., 0], dtype=torch.bool)
+        start = parts["initial"](inputs["img_feat"].flatten(2).transpose(1, 2))
+        compare(
+            case,
+            {
+                "hm_feat": as_map(parts["heat_encoder"](draw.enlarge(draw(points, is_drawn)))),
+                "delta_global_orient": start.root6d - parts["initial"].init_pose[0],
+                "delta_cam": start.cam - parts["initial"].init_cam,
+                "vit_feat": as_map(parts["backbone"](image)),
+            },
+        )
+
+
+class RecordedBody:
+    """Gives the recorded vertices of one iteration after the other, and the last one's joints."""
+
+    def __init__(self, vertices: list[Tensor], joints_cam: Tensor, faces: Tensor):
+        self.vertices, self.faces = iter(vertices), faces
+        self.joints_cam = joints_cam[:, [JOINTS.index(n) for n in joints.names("h36m17")]]
+
+    def __call__(self, _body) -> Mesh:
+        return Mesh(next(self.vertices), None)
+
+    def joints(self, _body, _joint_set) -> Tensor:
+        return self.joints_cam
+
+
+def check_loss_terms(case: Case, _folder) -> None:
+    """Every term and its gradients, on recorded predictions."""
+    inputs = given(case)
+    num = case.spec["sizes"]["iterations"]
+    leaves = {
+        name: inputs[name].clone().requires_grad_()
+        for name in inputs
+        if re.fullmatch(r"(pose|betas|joints|verts)_\d", name)
+    }
+    loss = HeatFormerLoss(normals=0.1, adversarial=0)
+    faces = torch.from_numpy(fill.smpl(case.salt)["f"].astype(np.int64))
+    recorded = RecordedBody(
+        [leaves[f"verts_{i}"] for i in range(num)], leaves[f"joints_{num - 1}"], faces
+    )
+    labels = view_labels_of(inputs, rows(inputs["gt_verts"]))
+    stages = []
+    for i in range(num):
+        pose = leaves[f"pose_{i}"]
+        rotmat = Estimate(pose[:, :6], pose[:, 6:], pose, pose).rotmat()
+        extra = {"rotmat": rotmat, "betas": leaves[f"betas_{i}"], "cam": inputs[f"cam_{i}"]}
+        extra |= {"transl_view": rotmat[:, 0, 0], "heatmap_error": torch.zeros(len(pose))}
+        extra["is_observed"] = rows(inputs["joints_vis"]) > 0.5
+        stages.append(prediction_of(extra))
+    terms = loss.terms(replace(stages[-1], stages=stages[:-1]), labels, recorded)
+    torch.stack(list(terms.values())).sum().backward()
+    discriminator = PoseDiscriminator()
+    names = case.spec["discriminator_state"]
+    fill_discriminator(discriminator, case.salt, names)
+    real = axis_angle_to_rotmat(labels.axis_angle[:, 1:])
+    actual = {THEIRS[name]: value for name, value in terms.items()}
+    actual["heatmap_mse"] = map_error(inputs["heat_a"], inputs["heat_b"]).mean()
+    actual["discriminator"] = discriminator(real, labels.betas)
+    for name, value in leaves.items():
+        if value.grad is not None:
+            actual[f"grad_{name.replace('joints', 'regress_joints')}"] = value.grad
+    compare(case, actual)
+
+
+THEIRS = {
+    "keypoints3d": "loss_reg",
+    "keypoints2d": "loss_2d",
+    "global_orient": "loss_global_orient",
+    "body_pose": "loss_body_pose",
+    "betas": "loss_beta",
+    "vertices": "loss_verts",
+    "normals": "loss_nv",
+    "heatmap": "loss_heatmap",
+    "adversarial": "loss_adv",
+    "discriminator": "loss_disc",
+}
+
+
+def prediction_of(extra: dict[str, Tensor]) -> Prediction:
+    """A prediction of which only ``extra`` matters."""
+    nothing = torch.zeros(1, 3)
+    empty = Body(torch.eye(3)[None], torch.eye(3).repeat(1, 23, 1, 1), torch.zeros(1, 10), nothing)
+    return Prediction(empty, nothing, torch.eye(3)[None], extra=extra)
+
+
+def view_labels_of(inputs: dict[str, Tensor], vertices: Tensor) -> ViewLabels:
+    """Labels of views, which upstream has one by one."""
+    joints_cam, keypoints = rows(inputs["c_3d"]), rows(inputs["c_2d_trans"])
+    one = torch.ones_like(joints_cam[..., :1])
+    yes = torch.ones(len(one), dtype=torch.bool)
+    return ViewLabels(
+        torch.cat([joints_cam, one], dim=-1),
+        torch.cat([2 * keypoints / KEYPOINT_PX - 1, one], dim=-1),
+        rows(inputs["pose_c"]).unflatten(1, (24, 3)),
+        rows(inputs["shape_c"]),
+        vertices,
+        yes,
+        yes,
+    )
+
+
+def fill_discriminator(net: PoseDiscriminator, salt: str, shapes: dict | None = None) -> None:
+    """The authors' weights of the pose prior."""
+    state = {}
+    for name, value in net.state_dict().items():
+        theirs = "discriminator." + _discriminator_name(name)
+        if shapes is not None:
+            assert tuple(shapes[theirs]) == tuple(value.shape)
+        state[name] = torch.from_numpy(fill.fill(theirs, value.shape, salt))
+    net.load_state_dict(state)
+
+
+def _discriminator_name(ours: str) -> str:
+    for pattern, theirs in (
+        (r"(conv\d)", r"D_\1"),
+        (r"joint_out", "pose_out"),
+        (r"all_(\w+)", r"D_alljoints_\1"),
+    ):
+        ours = re.sub(f"^{pattern}", theirs, ours)
+    return ours
+
+
+def module_of(case: Case, folder, *overrides: str) -> HMRModule:
+    """The authors' file, written as they write it and loaded as users load it."""
+    path = folder / "model_best.pth.tar"
+    state = official_state(case)
+    prior = {name: state.pop(name) for name in list(state) if name.startswith("discriminator.")}
+    content = {"epoch": 3, "model": state, "performance": np.float32(42.5), "optimizer": {}}
+    torch.save({**content, "discriminator": prior} if prior else content, path)
+    num_iterations = sum(e["name"].startswith("betas_") for e in case.spec["outputs"])
+    module = load_official(
+        "heatformer",
+        path,
+        body=body(case.salt),
+        overrides=overrides,
+        num_iterations=num_iterations,
+    )
+    path.unlink()  # gigabytes
+    return module
+
+
+def check_train_loss(case: Case, folder) -> None:
+    """One step: every term, the gradients of both networks, the optimiser."""
+    inputs = given(case)
+    is_frozen = case.spec["params_without_grad"].get("fuse_encoder", 0) > 0
+    trainable = "[]" if is_frozen else "[heat_encoder]"
+    module = module_of(case, folder, "model.net.anchor=labels", f"model.net.trainable={trainable}")
+    weights = case.spec["config"]["loss_weights"]
+    loss = HeatFormerLoss(
+        keypoints3d=weights["KP_3D"],
+        keypoints2d=weights["KP_2D"],
+        global_orient=weights["GLOBAL_ORIENT"],
+        body_pose=weights["POSE"],
+        betas=weights["BETA"],
+        vertices=weights["VERTS"],
+        adversarial=weights["ADVERSARIAL"],
+        heatmap=HEATMAP_WEIGHTS,
+    )
+    fill_discriminator(loss.discriminator, case.salt)
+    pose, betas = rows(inputs["pose_c"]).unflatten(1, (24, 3)), rows(inputs["shape_c"])
+    rotmat = axis_angle_to_rotmat(pose)
+    labelled = Body(rotmat[:, 0], rotmat[:, 1:], betas, torch.zeros(len(betas), 3))
+    labels = view_labels_of(inputs, module.body(labelled).vertices)
+    net = module.net
+    before = net.decpose.weight.detach().clone()
+    prediction = net(rig_batch(inputs), module.body)
+    stages = [*prediction.stages, prediction]
+    terms = loss.terms(prediction, labels, module.body)
+    total = torch.stack([v for name, v in terms.items() if name != "discriminator"]).sum()
+    with torch.no_grad():
+        actual = stage_outputs(net, stages, module.body)
+        for i, stage in enumerate(stages):
+            one = loss._stage_terms(stage, origin(stage), labels, HEATMAP_WEIGHTS[i], module.body)
+            actual |= {f"{THEIRS[name]}_{i}": value for name, value in one.items()}
+    actual |= {THEIRS[name]: value for name, value in terms.items()} | {"total": total}
+    shape = inputs["K"].shape[:2]
+    actual["joints_vis_after"] = prediction.extra["is_observed"].unflatten(0, shape)
+    (total + terms["discriminator"]).backward()
+    actual |= gradients(case, net, loss.discriminator)
+    optimizer = torch.optim.AdamW(
+        [p for p in net.parameters() if p.requires_grad],
+        lr=case.spec["config"]["lr"],
+        weight_decay=0,
+    )
+    optimizer.step()
+    actual["after_step/decpose_smpl.weight"] = net.decpose.weight - before
+    compare(case, actual)
+    silent = [name for name, p in net.named_parameters() if p.requires_grad and p.grad is None]
+    assert not silent
+    assert heatmap_term_has_no_gradient(prediction)
+
+
+def origin(stage: Prediction) -> Body:
+    """The views' bodies at the origin."""
+    return replace(view_bodies(stage), transl=torch.zeros(len(stage.extra["cam"]), 3))
+
+
+def heatmap_term_has_no_gradient(prediction: Prediction) -> bool:
+    """As upstream's."""
+    return not prediction.extra["heatmap_error"].requires_grad
+
+
+def gradients(case: Case, net: nn.Module, discriminator: nn.Module) -> dict[str, Tensor]:
+    """Gradients by the authors' names and shapes."""
+    named, actual = dict(net.named_parameters()), {}
+    prior = {_discriminator_name(name): p.grad for name, p in discriminator.named_parameters()}
+    for entry in case.spec["outputs"]:
+        kind, _, name = entry["name"].partition("/")
+        if kind == "disc_grad":
+            actual[entry["name"]] = prior[name]
+        elif kind in ("grad", "gradnorm"):
+            (ours,) = rename_keys({name: 0}, convert.KEYS)
+            grad = named[ours].grad
+            actual[entry["name"]] = grad.double().norm() if kind == "gradnorm" else grad.view(entry["shape"])
+    return actual
+
+
+def check_metrics(case: Case, _folder) -> None:
+    """Scores of every view after every iteration, and the printed means."""
+    inputs = given(case)
+    sizes = case.spec["sizes"]
+    used = sizes["samples"] // sizes["batch_size"] * sizes["batch_size"] * sizes["views"]
+    target, target_vertices = rows(inputs["gt_j3d"]), rows(inputs["gt_verts"])
+    labelled = torch.cat([target, torch.ones_like(target[..., :1])], dim=-1)
+    root = [JOINTS.index("h36m_pelvis")]
+    actual: dict[str, Tensor] = {}
+    printed: dict[str, list[list[float]]] = {"h36m": [], "mpii3d": [], "behave": []}
+    for i in range(sizes["iterations"]):
+        pred = rows(inputs[f"pred_j3d_{i}"])
+        mpjpe = metrics.mpjpe_mm(pred, labelled, root)
+        pa_mpjpe = metrics.pa_mpjpe_mm(pred, labelled)
+        pve = scores.first_vertex_pve_mm(rows(inputs[f"pred_verts_{i}"]), target_vertices)
+        errors = scores.aligned_errors_mm(pred, target)
+        counts = [errors.numel() * scores.pck(errors).mean().double()]
+        counts.append(errors.numel() * 30 * scores.auc(errors).mean().double())
+        behave = behave_scores(case, inputs, i)
+        actual |= {
+            f"h36m_mpjpe_{i}": mpjpe,
+            f"h36m_pampjpe_{i}": pa_mpjpe,
+            f"h36m_mpvpe_{i}": pve,
+            f"mpii3d_aligned_err_{i}": errors,
+            f"mpii3d_pck_count_{i}": torch.stack(counts).round(),
+            f"behave_mpjpe_{i}": behave["mpjpe"][:used],
+            f"behave_pampjpe_{i}": behave["pa_mpjpe"][:used],
+        }
+        printed["h36m"].append([mpjpe, pa_mpjpe, pve])
+        printed["mpii3d"].append([pa_mpjpe, scores.pck(errors), scores.auc(errors)])
+        printed["behave"].append([behave["mpjpe"], behave["pa_mpjpe"]])
+    compare(case, actual)
+    for name, phases in printed.items():
+        for line, values in zip(case.spec[f"{name}_printed"], phases, strict=True):
+            means = [value[:used].mean().item() for value in values]
+            wanted = [float(text) for text in re.findall(r": ([\d.]+)", line)]
+            np.testing.assert_allclose(means, wanted, atol=1e-3, err_msg=f"{name}: {line}")
+
+
+def behave_scores(case: Case, inputs: dict[str, Tensor], iteration: int) -> dict[str, Tensor]:
+    """BEHAVE's scores of the first 15 of OpenPose's joints, which are read off the vertices."""
+    vertices = rows(inputs[f"behave_pred_verts_{iteration}"])
+    regressor = torch.from_numpy(fill.joint_regressor("J_regressor_body25", 25, case.salt))
+    num = 15
+    return scores.masked_errors_mm(
+        (regressor @ vertices)[:, :num],
+        rows(inputs["behave_gt_j3d"])[:, :num],
+        rows(inputs["behave_vis"])[:, :num] > 0.5,
+        joints.index("openpose_pelvis", "openpose25"),
+    )
+
+
+@lru_cache(maxsize=1)
+def _full_module(_key: str, make) -> HMRModule:
+    return make()
+
+
+class _Maker:
+    """Makes the module of a case; all are one to the cache, whose key says what is made."""
+
+    def __init__(self, case: Case, folder):
+        self.case, self.folder = case, folder
+
+    def __call__(self) -> HMRModule:
+        return module_of(self.case, self.folder)
+
+    def __eq__(self, other) -> bool:
+        return isinstance(other, _Maker)
+
+    def __hash__(self) -> int:
+        return 0
+
+
+def check_forward(case: Case, folder) -> None:
+    """The official network on whole rigs: every part, every iteration."""
+    inputs = given(case)
+    key = case.salt + json.dumps(case.spec["weights"], sort_keys=True)
+    module = _full_module(re.sub(r'"state_dict": "[^"]*"', "", key), _Maker(case, folder))
+    net, body_model = module.net, module.body
+    net.anchor = "triangulated" if "triangulated" in case.spec["what"] else "labels"
+    net.num_iterations = sum(e["name"].startswith("pose_mat_") for e in case.spec["outputs"])
+    shape = inputs["K"].shape[:2]
+    seen: dict[str, Tensor] = {}
+    hooks = [
+        getattr(net, name).register_forward_hook(lambda _m, _i, out, n=name: seen.update({n: out}))
+        for name in ("heatmapper", "backbone", "initial")
+    ]
+    batch, table = rig_batch(inputs), table_of(shape)
+    actual = forward_outputs(net, batch, body_model, inputs)
+    for hook in hooks:
+        hook.remove()
+    rig = read_rig(batch, net.input_size, net.map_hw)
+    points, peak = soft_argmax(seen["heatmapper"].index_select(1, net.heatmapper.channels))
+    points_img = map_affine(torch.linalg.inv(rig.img_to_map_px)[:, :2], points)
+    found = {"NoFuse": points_img, "ScoreFuse": actual.pop("observed_img")}
+    for name, img in found.items():
+        world = triangulate(img, table, rig)
+        actual[f"j2d_{name}"] = homogeneous(img).unflatten(0, shape)
+        actual[f"j3d_{name}"] = rig.to_camera(world[table.person]).unflatten(0, shape)
+    start = seen["initial"]
+    actual |= {
+        "img_feat": as_map(seen["backbone"]),
+        "origin_hms": seen["heatmapper"],
+        "maxv": peak,
+        "pgt": actual["j3d_ScoreFuse"],
+        "delta_global_orient": start.root6d - net.initial.init_pose[0],
+        "delta_cam": start.cam - net.initial.init_cam,
+        "init_joints": net._joints(start, body_model),
+    }
+    compare(case, actual)

@@ -20,6 +20,7 @@ from hmrkit.data.collate import IMAGE_MEAN, IMAGE_STD, collate, normalize_image
 from hmrkit.data.crops import Crops
 from hmrkit.data.occluders import Occlusion
 from hmrkit.geometry.boxes import invert_affine
+from hmrkit.models.hmr.cliff import box_information, full_image_box
 
 SOURCES = {
     ("3dpw", False): "3dpw_metahmr_test",
@@ -33,6 +34,7 @@ SOURCES = {
     ("mpi-inf-3dhp", True): "mpi_inf_3dhp_metahmr",
     ("mpi-inf-3dhp", False): "mpi_inf_3dhp_metahmr_test",
 }
+MIX_KEYS = {"3dpw": "pw3d"}  # keys of the mix may not begin with a digit
 INPUT_SIZES = {"rect": (256, 192), "square": (224, 224)}
 SPIN49 = joints.index(joints.names("spin49"), "all")
 SPIN24 = joints.index(joints.names("spin24"), "all")
@@ -49,7 +51,8 @@ def check_data(case: dict, arrays: dict[str, np.ndarray], folder: Path, tmp_path
     shutil.copy(folder / picture, tmp_path / picture)
     np.savez(tmp_path / "annotations.npz", imgname=[picture] * num, **annotation)
     overrides = ["source.prepare.annotations=annotations.npz"]
-    record = official_shards(source, tmp_path, overrides, name=config["dataset"]).read(0)
+    name = MIX_KEYS.get(config["dataset"], config["dataset"])
+    record = official_shards(source, tmp_path, overrides, name=name).read(0)
     assert len(record["image_of_view"]) == num
     crops = Crops(
         input_size=INPUT_SIZES[config["bbox_type"]],
@@ -57,7 +60,7 @@ def check_data(case: dict, arrays: dict[str, np.ndarray], folder: Path, tmp_path
         fit_aspect_hw=(4, 3),
         box_joints="spin24",
         with_antialias=False,
-        half_resolution_sources=("3dpw",),  # upstream's name for both of its sources
+        half_resolution_sources=("pw3d",),
     )
     for i, recorded in enumerate(case["samples"]):
         expected = {
@@ -141,9 +144,12 @@ def _check_geometry(batch: dict, expected: dict, tolerance: dict, input_hw) -> N
     is_known = bool(torch.isfinite(intrinsics).all())
     focal = float(intrinsics[0, 0]) if is_known else np.hypot(full_height, full_width)
     np.testing.assert_allclose(focal, expected["focal_length"], rtol=1e-6)
-    middle = np.array([full_width, full_height]) / 2
-    bbox_info = [*((center - middle) / focal * 2.8), (side_px - 0.24 * focal) / (0.06 * focal)]
-    np.testing.assert_allclose(bbox_info, expected["bbox_info"], atol=_atol(tolerance["bbox_info"]))
+    box = full_image_box(batch)
+    np.testing.assert_allclose(box.center_img[0], expected["center"], atol=1e-3)
+    np.testing.assert_allclose(box.focal_px[0], expected["focal_length"], rtol=1e-6)
+    np.testing.assert_allclose(
+        box_information(box)[0], expected["bbox_info"], atol=_atol(tolerance["bbox_info"])
+    )
 
 
 def _check_labels(batch: dict, cut: dict, expected: dict, tolerance: dict) -> None:

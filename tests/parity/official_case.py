@@ -17,12 +17,12 @@ def official_shards(
 
     Args:
         source: its name.
-        folder: the download; the shards are made in a new folder in it.
+        folder: the download; the shards are made in a new folder beside it.
         overrides: of the command line.
         name: of the source in a mix, if another.
     """
     config = to_plain(load_config("prepare", [f"source={source}", f"input={folder}", *overrides]))
-    output = folder / f"shards_{source}"
+    output = folder.with_name(f"{folder.name}_shards_{source}")
     converter = instantiate(config["source"]["prepare"], _convert_="all")
     prepare(converter, source, folder, output, workers=0)
     return ShardSet(output, name or source)

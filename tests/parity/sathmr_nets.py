@@ -167,7 +167,7 @@ def module_of(
     flat = {**options, **options.get("sat_cfg", {}), **options.get("dn_cfg", {})}
     unknown = flat.keys() - KNOWN - OPTIONS.keys() - {"sat_cfg", "dn_cfg"}
     assert not unknown, f"options without a counterpart: {unknown}"
-    overrides = ["data=scenes", "model.net.denoiser.with_empty_slots=true"]
+    overrides = ["model.net.denoiser.with_empty_slots=true"]
     overrides += [f"{ours}={flat[name]}" for name, ours in OPTIONS.items() if name in flat]
     return load_official("sathmr", path, body=body(case.salt), overrides=overrides)
 

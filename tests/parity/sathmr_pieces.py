@@ -134,7 +134,10 @@ def _positions(case: Case, outputs: Outputs) -> None:
     coarse = patches_of(F.avg_pool2d(image, 2))
     outputs.check("patch.28_to_14", coarse.flatten(0, 2))
     rows, columns = coarse.shape[1:3]
-    grid = [t.flatten() for t in torch.meshgrid(torch.arange(rows), torch.arange(columns))]
+    grid = [
+        t.flatten()
+        for t in torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    ]
     every = tokens.Cells(torch.zeros_like(grid[0]), *grid)
     fine = tokens.children(every).of(patches_of(image))  # (4 rows columns, 3, 14, 14)
     fine = fine.view(rows, columns, 2, 2, 3, 14, 14).permute(0, 1, 4, 2, 5, 3, 6)

@@ -1,6 +1,5 @@
-"""Plain HMR against Meta-HMR's code: every case of a folder, by its kind."""
+"""HMR, CLIFF and Meta-HMR against the authors' code: every case of a folder, by its kind."""
 
-import fill
 import metahmr_data
 import metahmr_nets
 import numpy as np
@@ -11,14 +10,13 @@ from parity_case import Case
 
 from hmrkit import losses, metrics
 from hmrkit.body import joints
+from hmrkit.body.smpl import SMPL
 from hmrkit.checkpoints import load_official
 from hmrkit.geometry import alignment, boxes, cameras, rotations
-from hmrkit.types import Body, Mesh
+from hmrkit.types import Mesh
 
-INPUT_SIZES = {"rect": (256, 192), "square": (224, 224)}
 # The evaluated joints of H36M's regressor and of SPIN's 24, in upstream's order.
-LSP = joints.names("h36m14")
-H36M17 = (*LSP, "h36m_pelvis", "h36m_spine", "h36m_jaw")
+H36M17 = (*metahmr_nets.LSP, "h36m_pelvis", "h36m_spine", "h36m_jaw")
 SPIN17 = (*joints.names("lsp14")[:13], "spin_head", "spin_pelvis", "spin_spine", "spin_jaw")
 
 
@@ -33,31 +31,17 @@ def test_case(case: Case, tmp_path):
 
 
 def check_forward(case: Case, tmp_path):
-    path = tmp_path / "official.pt"
-    states = case.states()
-    _check_fill(case, states)
-    torch.save(
-        {
-            **{entry: _tensors(state) for entry, state in states.items()},
-            "optimizer": {"state": {}, "param_groups": []},
-            "epoch": 3,
-            "batch_idx": 0,
-            "batch_size": 30,
-            "dataset_perm": None,
-            "total_step_count": 7,
-        },
-        path,
-    )
+    path = metahmr_nets.official_file(case, tmp_path)
     for short, network in (("main", "main"), ("aux", "auxiliary")):
         module = load_official(
             "hmr",
             path,
             body=parity_case.body(case.salt),
             network=network,
-            input_size=INPUT_SIZES[case.config["bbox_type"]],
+            input_size=metahmr_nets.INPUT_SIZES[case.config["bbox_type"]],
             num_iterations=case.config[f"{short}_n_iter"],
         )
-        outputs = _forward(module, _image(case))
+        outputs = _forward(module, metahmr_nets.image(case))
         for name in case.named(f"{short}."):
             case.check(f"{short}.{name}", outputs[name.partition("@")[0]])
 
@@ -65,42 +49,17 @@ def check_forward(case: Case, tmp_path):
 @torch.no_grad()
 def _forward(module, image: torch.Tensor) -> dict[str, torch.Tensor]:
     prediction = module.predict({"image": image})
-    body = prediction.body
     joints49 = module.body.joints_from_mesh(prediction.mesh, "spin49")
     points = joints49 + prediction.transl_cam[:, None]
     return {
         **prediction.extra,
-        "rotmat": torch.cat([body.global_orient[:, None], body.body_pose], dim=1),
-        "betas": body.betas,
+        "rotmat": metahmr_nets.rotmats(prediction),
+        "betas": prediction.body.betas,
         "vertices": prediction.mesh.vertices,
         "joints49": joints49,
         "cam_t_crop": prediction.transl_cam,
         "joints2d_norm": cameras.project(points, prediction.intrinsics_crop),
     }
-
-
-def _image(case: Case) -> torch.Tensor:
-    shape = case.spec["inputs"]["img"]["shape"]
-    brightness = 0.6 + 0.5 * np.arange(shape[0], dtype=np.float64)
-    image = fill.image("img", shape, case.salt) * brightness[:, None, None, None]
-    return torch.from_numpy(image.astype(np.float32))
-
-
-def _check_fill(case: Case, states: dict) -> None:
-    """The first values of filled tensors: a difference here is the test's, not the network's."""
-    for name in case.named("check."):
-        if name == "img":
-            value = _image(case).numpy()
-        else:
-            entry, _, key = name.partition(".")
-            value = states[entry][key]
-        np.testing.assert_allclose(
-            value.reshape(-1)[:8], case.arrays[f"check.{name}"], atol=1e-6, err_msg=name
-        )
-
-
-def _tensors(state: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
-    return {key: torch.from_numpy(np.array(value)) for key, value in state.items()}
 
 
 # ----------------------------------------------------------------------------------------- losses
@@ -198,27 +157,14 @@ def _project_cliff(case: Case, leaves: dict[str, torch.Tensor]) -> torch.Tensor:
 
 
 def check_metrics(case: Case, tmp_path):
-    genders = ("neutral", "male", "female")
-    neutral, male, female = (parity_case.body(case.salt, gender) for gender in genders)
-    prediction = neutral(_body(case, "in.pred_pose", "in.pred_betas"))
+    neutral = parity_case.body(case.salt)
+    prediction = neutral(metahmr_nets.body_of(case, "in.pred_pose", "in.pred_betas"))
     predicted = neutral.joints_from_mesh(prediction, "h36m17")
     case.check("pred_joints17", predicted, atol=2e-6)
-    label = _body(case, "in.pose", "in.betas")
     if case.config["dataset"] == "mpi-inf-3dhp":
-        # Upstream compares pelvis-relative joints with labels as stored, whatever confidence.
-        names, vertices = H36M17, neutral(label).vertices
-        target = case.tensor("in.pose_3d")[:, joints.index(SPIN17, "spin24"), :3]
+        values = _errors_to_labelled_joints(case, prediction, neutral)
     else:
-        names = LSP
-        is_female = (case.tensor("in.gender") == 1)[:, None, None]
-        vertices = torch.where(is_female, female(label).vertices, male(label).vertices)
-        target = _root_relative(_h36m17(neutral, vertices), names)
-    predicted, target = _root_relative(predicted, names), _with_confidence(target)
-    values = {
-        "mpjpe_mm": metrics.mpjpe_mm(predicted, target, root=None),
-        "pa_mpjpe_mm": metrics.pa_mpjpe_mm(predicted, target),
-        "pve_mm": metrics.pve_mm(prediction.vertices, vertices),
-    }
+        values = metahmr_nets.errors(case, prediction, neutral)
     means = metrics.MetricMeans()
     means.update(values)
     for name in case.named("metric."):
@@ -228,24 +174,18 @@ def check_metrics(case: Case, tmp_path):
         case.check(f"mean.{name}", means.compute()[ours], atol=0.02)
 
 
-def _h36m17(body_model, vertices: torch.Tensor) -> torch.Tensor:
-    mesh = Mesh(vertices, vertices.new_zeros(len(vertices), 24, 3))
-    return body_model.joints_from_mesh(mesh, "h36m17")
-
-
-def _root_relative(points: torch.Tensor, names: tuple[str, ...]) -> torch.Tensor:
-    root = points[:, joints.index(["h36m_pelvis"], "h36m17")]
-    return points[:, joints.index(names, "h36m17")] - root
-
-
-def _with_confidence(points: torch.Tensor) -> torch.Tensor:
-    return torch.cat([points, torch.ones_like(points[..., :1])], dim=-1)
-
-
-def _body(case: Case, pose: str, betas: str) -> Body:
-    rotmat = rotations.axis_angle_to_rotmat(case.tensor(pose).unflatten(1, (24, 3)))
-    shape = case.tensor(betas)
-    return Body(rotmat[:, 0], rotmat[:, 1:], shape, torch.zeros(len(shape), 3))
+def _errors_to_labelled_joints(case: Case, mesh: Mesh, neutral: SMPL) -> dict[str, torch.Tensor]:
+    """Upstream compares pelvis-relative joints with labels as stored, whatever confidence."""
+    vertices = neutral(metahmr_nets.body_of(case, "in.pose", "in.betas")).vertices
+    target = case.tensor("in.pose_3d")[:, joints.index(SPIN17, "spin24"), :3]
+    target = metahmr_nets.with_confidence(target)
+    predicted = neutral.joints_from_mesh(mesh, "h36m17")
+    predicted = metahmr_nets.root_relative(predicted, H36M17)
+    return {
+        "mpjpe_mm": metrics.mpjpe_mm(predicted, target, root=None),
+        "pa_mpjpe_mm": metrics.pa_mpjpe_mm(predicted, target),
+        "pve_mm": metrics.pve_mm(mesh.vertices, vertices),
+    }
 
 
 # ----------------------------------------------------------------------------------------- pieces
@@ -264,7 +204,7 @@ def check_pieces(case: Case, tmp_path):
     _check_affine(case)
     for gender in ("neutral", "male", "female"):
         body_model = parity_case.body(case.salt, gender)
-        posed = _body(case, "smpl.pose", "smpl.betas")
+        posed = metahmr_nets.body_of(case, "smpl.pose", "smpl.betas")
         mesh = body_model(posed)
         outputs = {
             "joints49": body_model.joints_from_mesh(mesh, "spin49"),
@@ -279,7 +219,7 @@ def check_pieces(case: Case, tmp_path):
 
 
 def _check_affine(case: Case) -> None:
-    for name, input_size in INPUT_SIZES.items():
+    for name, input_size in metahmr_nets.INPUT_SIZES.items():
         matrices = [
             boxes.crop_affine(center, 200 * scale, input_size, degrees)
             for center, scale, degrees in zip(

@@ -1,8 +1,9 @@
 """Read the pickles that body models are distributed in, without running what is in them.
 
 They were written by Python 2 with chumpy and scipy objects inside. Nothing here imports chumpy: its
-classes, and scipy's, become inert records, and arrays are taken out of those. A pickle can only use
-what is listed below; anything else is refused by name before it is even looked up.
+classes, and scipy's, become inert records, and arrays are taken out of those; NumPy's own become
+what ``pickled_arrays.py`` makes of them. A pickle can only use what is listed below; anything else
+is refused by name before it is even looked up.
 """
 
 import pickle
@@ -15,19 +16,16 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-
-class Record:
-    """What is left of an object of a class that is not loaded: its class's name and its state."""
-
-    kind = ""
-    state: Any = None
-
-    def __init__(self, *args: Any) -> None:
-        self.args = args
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
+from hmrkit.body.pickled_arrays import (
+    ArrayKind,
+    DTypeRecord,
+    Record,
+    RefusedError,
+    array_of_buffer,
+    empty_array,
+    scalar,
+    with_plain_arrays,
+)
 
 _RECORDS = {
     *(f"chumpy.ch.{name}" for name in ("Ch", "MatVecMult")),
@@ -35,10 +33,6 @@ _RECORDS = {
     *(f"chumpy.reordering.{name}" for name in ("Select", "transpose", "Concatenate", "AtleastNd")),
     *(f"scipy.sparse.{_}{f}.{f}_matrix" for f in ("csc", "csr", "coo") for _ in ("", "_")),
 }
-
-
-class _RefusedError(pickle.UnpicklingError):
-    """The pickle asked for something that is not on the list."""
 
 
 class _Function:
@@ -53,32 +47,19 @@ class _Function:
         return self._run(*args)
 
     def __setstate__(self, state: Any) -> None:
-        raise _RefusedError("a state for a function")
+        raise RefusedError("a state for a function")
 
 
 def _rebuild(cls: type, base: type, state: Any) -> Record:
     if not (isinstance(cls, type) and issubclass(cls, Record)):
-        raise _RefusedError(f"an object of {cls!r}")
+        raise RefusedError(f"an object of {cls!r}")
     return cls()
 
 
 def _encode(text: str, encoding: str) -> bytes:
     if encoding not in ("latin1", "latin-1"):
-        raise _RefusedError(f"text in the encoding {encoding!r}")
+        raise RefusedError(f"text in the encoding {encoding!r}")
     return text.encode("latin1")
-
-
-def _empty_array(*_: Any) -> np.ndarray:
-    return np.empty(0, np.uint8)  # its own __setstate__ then fills it
-
-
-def _array_of_buffer(buffer: Any, dtype: np.dtype, shape: tuple, order: str) -> np.ndarray:
-    return np.frombuffer(buffer, dtype).reshape(shape, order=order)
-
-
-def _scalar(dtype: np.dtype, data: Any = b"") -> np.generic:
-    raw = data.encode("latin1") if isinstance(data, str) else data
-    return np.frombuffer(raw, dtype)[0]
 
 
 _CALLABLES: dict[str, Callable] = {
@@ -88,11 +69,11 @@ _CALLABLES: dict[str, Callable] = {
     **{f"{module}._reconstructor": _rebuild for module in ("copy_reg", "copyreg")},
     "collections.OrderedDict": OrderedDict,
     "_codecs.encode": _encode,
-    "numpy.ndarray": np.ndarray,
-    "numpy.dtype": np.dtype,
-    **{f"numpy.{core}.multiarray._reconstruct": _empty_array for core in ("core", "_core")},
-    **{f"numpy.{core}.multiarray.scalar": _scalar for core in ("core", "_core")},
-    **{f"numpy.{core}.numeric._frombuffer": _array_of_buffer for core in ("core", "_core")},
+    "numpy.ndarray": ArrayKind,
+    "numpy.dtype": DTypeRecord,
+    **{f"numpy.{core}.multiarray._reconstruct": empty_array for core in ("core", "_core")},
+    **{f"numpy.{core}.multiarray.scalar": scalar for core in ("core", "_core")},
+    **{f"numpy.{core}.numeric._frombuffer": array_of_buffer for core in ("core", "_core")},
 }
 
 
@@ -111,7 +92,7 @@ def find_allowed(module: str, name: str, extra: Mapping[str, Callable]) -> Any:
     if full in _CALLABLES:
         found = _CALLABLES[full]
         return found if isinstance(found, type) else _Function(found)
-    raise _RefusedError(f"{full}, which no such file needs")
+    raise RefusedError(f"{full}, which no such file needs")
 
 
 class _Unpickler(pickle.Unpickler):
@@ -126,7 +107,7 @@ def told_as_value_error(path: Path) -> Iterator[None]:
     """Turn what goes wrong while ``path`` is unpickled into a ValueError that names it."""
     try:
         yield
-    except _RefusedError as error:
+    except RefusedError as error:
         raise ValueError(
             f"{path} is refused, nothing in it was run: it holds {error}. Use the file as it is "
             "distributed, or an npz of its arrays"
@@ -150,7 +131,7 @@ def load_pickle(file: BinaryIO, path: Path, extra: Mapping[str, Callable] | None
     with told_as_value_error(path):
         unpickler = _Unpickler(file, encoding="latin1")
         unpickler.extra = extra or {}
-        return unpickler.load()
+        return with_plain_arrays(unpickler.load())
 
 
 def to_array(value: Any) -> np.ndarray:

@@ -255,7 +255,7 @@ def _move_transl(sample: Sample, linear: np.ndarray, shift: np.ndarray) -> np.nd
     after the mirror.
     """
     transl = sample["transl"]
-    if np.array_equal(linear, np.diag(np.diag(linear))):  # the identity or the mirror
+    if np.array_equal(linear, np.eye(3)) or np.array_equal(linear, _MIRROR):
         return (transl @ linear + shift).astype(np.float32)
     if "pelvis" not in joints.names(sample["joint_set"]):
         return np.full_like(transl, np.nan)

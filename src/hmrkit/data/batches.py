@@ -69,14 +69,14 @@ class UnitReader:
 def cut_sample(
     sample: Sample, view: int | None, cut: Cut, rng: np.random.Generator | None, shard: str
 ) -> Sample:
-    """Apply a cut.
+    """Apply a cut, and let go of the source images: a batch of them is hundreds of megabytes.
 
     Raises:
         BadRecord: of kind "cut", if it is the record that is unusable.
         RuntimeError: if the cut fails for another reason, naming the record.
     """
     try:
-        return cut(sample, view, rng)
+        done = cut(sample, view, rng)
     except (Unusable, np.linalg.LinAlgError) as error:  # no code is wrong if a matrix is singular
         raise BadRecord(shard, sample["key"], str(error), "cut") from error
     except (ValueError, LookupError, ArithmeticError, cv2.error) as error:
@@ -85,6 +85,7 @@ def cut_sample(
             f"{where}: the cut failed: {error}. (A cut that cannot use a record's content raises "
             "hmrkit.data.record.Unusable: then the record is skipped and counted.)"
         ) from error
+    return {name: value for name, value in done.items() if name != "images"}  # type: ignore[return-value]
 
 
 def num_units(shards: ShardSet, cut: Cut) -> int:

@@ -134,6 +134,7 @@ class Outcome:
     fingerprint: str  # of the options
     info: ShardInfo | None = None  # None: every record was skipped, there is no tar
     keys: list[str] = field(default_factory=list)
+    indices: list[int] = field(default_factory=list)  # of the input records that the keys are of
     skips: Skips = field(default_factory=Skips)
     problem: str = ""  # why the run must end; then nothing was written
 
@@ -153,6 +154,8 @@ class Outcome:
             content = json.loads(data)
             info = content.pop("info")
             skips = Skips(**content.pop("skips"))
+            if len(content["keys"]) != len(content["indices"]):
+                return None
             return Outcome(info=ShardInfo(**info) if info else None, skips=skips, **content)
         except (ValueError, KeyError, TypeError):
             return None
@@ -178,6 +181,12 @@ def shard_name(number: int) -> str:
 def note_name(number: int) -> str:
     """Name of its note."""
     return f"{PREPARING}/{number:06d}.json"
+
+
+def describe_record(records: Records, index: int) -> str:
+    """What users know a record of the input by."""
+    name = getattr(records, "name", None)
+    return f"{index} ({name(index)})" if name is not None else str(index)
 
 
 class _StopError(Exception):
@@ -239,7 +248,8 @@ class ShardMaker:
         """The records of a shard that can be kept, complete, with their files."""
         if self.records is None:
             self.records = self.converter.open(self.input_folder)
-        skips, seen, joint_set = outcome.skips, set(), self.converter.joint_set
+        skips, joint_set = outcome.skips, self.converter.joint_set
+        seen: dict[str, int] = {}
         for index in indices:
             try:
                 sample = complete_sample(self.records[index], joint_set, self.source)
@@ -255,9 +265,15 @@ class ShardMaker:
             if skips.num_bad > self.max_bad:
                 raise _StopError("too many records cannot be converted")
             for sample, files in converted:
-                if sample["key"] in seen:
-                    raise _StopError(f"record {sample['key']!r} occurs twice in {outcome.shard}")
-                seen.add(sample["key"])
-                outcome.keys.append(sample["key"])
+                key = sample["key"]
+                if key in seen:
+                    both = [describe_record(self.records, one) for one in (seen[key], index)]
+                    raise _StopError(
+                        f"record {key!r} occurs twice in {outcome.shard}, made from records "
+                        f"{' and '.join(both)} of the input"
+                    )
+                seen[key] = index
+                outcome.keys.append(key)
+                outcome.indices.append(index)
                 yield sample, files
             advance(1)

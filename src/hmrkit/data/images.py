@@ -14,7 +14,10 @@ REDUCTIONS = (1, 2, 4, 8)  # what the JPEG decoder does while it decodes
 
 
 class LazyImages(Sequence[np.ndarray]):
-    """Images (H, W, 3) uint8 RGB like a list of them; each is decoded once, if at all.
+    """Images (H, W, 3) uint8 RGB like a list of them, decoded when they are asked for.
+
+    What was decoded of an image is kept until another image is asked for: who needs an image
+    several times asks for it several times in a row.
 
     Args:
         files: contents of JPEG or PNG files, in order.
@@ -23,6 +26,7 @@ class LazyImages(Sequence[np.ndarray]):
 
     def __init__(self, files: Sequence[bytes], fail: Callable[[int, str], Exception]) -> None:
         self._images = [_Stored(i, file, fail) for i, file in enumerate(files)]
+        self._latest: list[_Stored] = []  # one at most; shared with what is picked
 
     def __len__(self) -> int:
         return len(self._images)
@@ -37,7 +41,7 @@ class LazyImages(Sequence[np.ndarray]):
         """An image, or several that are still not decoded."""
         if isinstance(which, slice):
             return self.pick(range(len(self))[which])
-        return self._images[which].pixels(1, 3)
+        return self._image(which).pixels(1, 3)
 
     def rgba(self, number: int, reduction: int) -> np.ndarray:
         """Image (H, W, 4) to be warped; at a fraction of its size for 2, 4 or 8, rounded up.
@@ -45,7 +49,7 @@ class LazyImages(Sequence[np.ndarray]):
         The fourth channel means nothing. It costs the decoder nothing either, and OpenCV warps four
         channels in half the time of three.
         """
-        return self._images[number].pixels(reduction, 4)
+        return self._image(number).pixels(reduction, 4)
 
     def size(self, number: int) -> tuple[int, int]:
         """Height and width of an image, px."""
@@ -58,8 +62,16 @@ class LazyImages(Sequence[np.ndarray]):
     def pick(self, numbers: Sequence[int]) -> "LazyImages":
         """Some of the images, still not decoded."""
         picked = LazyImages((), ValueError)
-        picked._images = [self._images[i] for i in numbers]
+        picked._images, picked._latest = [self._images[i] for i in numbers], self._latest
         return picked
+
+    def _image(self, number: int) -> "_Stored":
+        """An image of which more is going to be decoded."""
+        image = self._images[number]
+        if self._latest and self._latest[0] is not image:
+            self._latest.pop().decoded.clear()
+        self._latest[:] = [image]
+        return image
 
 
 class _Stored:

@@ -76,8 +76,10 @@ def decode_in_place(
         check_sample(sample)
     except Skipped as skipped:
         raise BadRecord("", key, skipped.reason, "labels") from skipped
-    except (ValueError, LookupError, TypeError) as error:
-        raise BadRecord("", key, f"labels cannot be used: {error}", "labels") from error
+    except BadRecord:
+        raise
+    except Exception as error:  # whatever damaged labels make a converter raise
+        raise _unusable(key, error) from error
     if all(isinstance(image, bytes) for image in sample["images"]):
         return {**sample, "images": (read_images or decode_images)(sample["images"], key)}
     return sample
@@ -93,5 +95,12 @@ def count_in_place(converter: TarConverter, members: Mapping[str, bytes], key: s
         return converter.count(members, key)
     except Skipped as skipped:
         return Counted(0, {}, {skipped.reason: 1})
-    except (ValueError, LookupError, TypeError) as error:
-        raise BadRecord("", key, f"labels cannot be used: {error}", "labels") from error
+    except BadRecord:
+        raise
+    except Exception as error:  # whatever damaged labels make a converter raise
+        raise _unusable(key, error) from error
+
+
+def _unusable(key: str, error: Exception) -> BadRecord:
+    reason = f"labels cannot be used: {type(error).__name__}: {error}"
+    return BadRecord("", key, reason, "labels")

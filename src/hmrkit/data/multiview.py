@@ -63,8 +63,8 @@ class MultiView:
             raise Unusable(f"record {sample['key']!r} has no view; leave it out")
         sample = self.crops.read(sample)
         draws = [replace(draw, is_flipped=is_flipped) for draw in draws]
-        cuts = [self.crops.cut_view(sample, v, d) for v, d in zip(views, draws, strict=True)]
-        parts = [part for _, part in cuts]
+        first, second = self._cut_views(sample, views, draws)
+        parts = [part for _, part in first]
         images = sample["image_of_view"][views]
         persons, person_of_view = np.unique(sample["person_of_view"][views], return_inverse=True)
         moved = move_world(select_persons(sample, persons), mirror_matrix(is_flipped))
@@ -80,23 +80,31 @@ class MultiView:
             "person_of_view": person_of_view,
             "keypoints_img": sample["keypoints_img"][views],
             "visible_fraction": sample["visible_fraction"][views],
-            "input_image": np.stack([pixels for pixels, _ in cuts]),
+            "input_image": np.stack([pixels for pixels, _ in first]),
             "input_size": np.array([self.crops.input_hw] * len(views)),
             "full_size": np.array(sizes),
-            **self._second_cut(sample, views, draws),
+            **second,
         }
 
-    def _second_cut(
+    def _cut_views(
         self, sample: Sample, views: np.ndarray, draws: list[AugmentParams]
-    ) -> dict[str, np.ndarray]:
-        """The same views as ``keypoint_crops`` cut them, if there are any."""
-        crops = self.keypoint_crops
-        if crops is None:
-            return {}
-        cuts = [crops.cut_view(sample, v, d) for v, d in zip(views, draws, strict=True)]
-        return {
-            "keypoint_image": np.stack([pixels for pixels, _ in cuts]),
-            "keypoint_crop_to_img": np.concatenate([part["crop_to_img"] for _, part in cuts]),
+    ) -> tuple[list[tuple[np.ndarray, Sample]], dict[str, np.ndarray]]:
+        """What ``crops`` makes of every view, and what ``keypoint_crops`` does, if there are any."""
+        first, second = {}, {}
+        # Image by image, so that each is decoded once and the pixels of one at a time are held.
+        for i in np.argsort(sample["image_of_view"][views], kind="stable").tolist():
+            first[i] = self.crops.cut_view(sample, int(views[i]), draws[i])
+            if self.keypoint_crops is not None:
+                second[i] = self.keypoint_crops.cut_view(sample, int(views[i]), draws[i])
+        in_order = [first[i] for i in range(len(views))]
+        if not second:
+            return in_order, {}
+        keypoint_cuts = [second[i] for i in range(len(views))]
+        return in_order, {
+            "keypoint_image": np.stack([pixels for pixels, _ in keypoint_cuts]),
+            "keypoint_crop_to_img": np.concatenate(
+                [part["crop_to_img"] for _, part in keypoint_cuts]
+            ),
         }
 
     def _choose(self, sample: Sample, rng: np.random.Generator | None) -> np.ndarray:

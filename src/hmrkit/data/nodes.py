@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from filelock import FileLock
 
+from hmrkit import configs
 from hmrkit.body import joints
 from hmrkit.data.batches import Cut, num_units
 from hmrkit.data.cache import fetch_source
@@ -106,7 +107,8 @@ def drop_missing(
     Raises:
         FileNotFoundError: one message for all; or if nothing would be left of a map.
     """
-    message = _missing_message(missing, sum(len(nodes) for nodes in maps.values()))
+    paths = {str(node["path"]) for nodes in maps.values() for node in nodes.values()}
+    message = _missing_message(missing, len(paths))
     if not is_allowed:
         raise FileNotFoundError(f"{message}\nmix.allow_missing=true goes on without them")
     for split, name, _, _ in missing:
@@ -175,18 +177,22 @@ def _open_stream(name: str, node: Node, opening: Opening) -> RemoteStream:
 
 def _missing_message(missing: Sequence[Missing], total: int) -> str:
     """One message for all that is missing: names, paths, and the commands that prepare them."""
-    lines = [f"{len(missing)} of {total} sources are missing:"]
-    for split, name, node, error in missing:
+    splits: dict[str, list[str]] = {}
+    for one in missing:
+        splits.setdefault(str(one.node["path"]), []).append(f"mix.{one.split}")
+    first = {str(one.node["path"]): one for one in reversed(missing)}
+    lines = [f"{len(splits)} of {total} sources are missing:"]
+    for path, maps in splits.items():
+        _, name, node, error = first[path]
         problem, remedy = str(error), None
         if node.get("prepare") is not None:
             problem = problem.partition(": make the shards")[0]
-            remedy = (
-                f"    python -m hmrkit.prepare source={node.get('name', name)} "
-                f"input=<folder of the download> output={node['path']}"
-            )
+            chosen = {"source": node.get("name", name), "output": path}
+            command = configs.command_line("prepare", chosen)
+            remedy = f"    {command} input=<folder of the download>"
         if node.get("in_place"):
             remedy = "    put the downloaded tars there, or set `path` to where they are"
-        lines += [f"  mix.{split}: {problem}", *([remedy] if remedy else [])]
+        lines += [f"  {', '.join(dict.fromkeys(maps))}: {problem}", *([remedy] if remedy else [])]
     return "\n".join(lines)
 
 

@@ -6,9 +6,9 @@ on this machine and put there whole, the tar first and its index last.
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,17 @@ def open_place(output: str | Path) -> "LocalPlace | RemotePlace":
     """The place at a path or a URL; nothing is made yet.
 
     Raises:
-        ValueError: if the URL cannot be written to: no such protocol, or its package is missing.
+        ValueError: if the URL cannot be written to: no such protocol, or its package is missing;
+            or if the path is a file, or below one.
         OSError: if it cannot be reached.
     """
-    if not is_remote(output):
-        return LocalPlace(Path(local_path(output)))
-    return RemotePlace(str(output))
+    if is_remote(output):
+        return RemotePlace(str(output))
+    folder = Path(local_path(output))
+    there = next((path for path in (folder, *folder.parents) if path.exists()), None)
+    if there is not None and not there.is_dir():
+        raise ValueError(f"output={folder}: {there} is a file; give a folder, new or empty")
+    return LocalPlace(folder)
 
 
 class LocalPlace:
@@ -60,8 +65,9 @@ class LocalPlace:
     def write(self, name: str, data: bytes) -> None:
         """Write a small file, whole or not at all."""
         path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, data)
+        with self._told():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, data)
 
     def remove(self, names: Iterable[str]) -> None:
         """Remove files; those that are absent are no error."""
@@ -74,7 +80,18 @@ class LocalPlace:
 
     def add_shard(self, name: str, write: Callable[[Path], ShardInfo]) -> ShardInfo:
         """Have ``write`` make the shard where it belongs."""
-        return write(self.folder / name)
+        with self._told():
+            return write(self.folder / name)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise OSError(
+                f"output={self.folder} cannot be written to: {error.strerror or error}; mend that "
+                "(rights, room on the disk), or give another output"
+            ) from error
 
 
 class RemotePlace:

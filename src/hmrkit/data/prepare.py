@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from hmrkit.body import joints
-from hmrkit.data.conversion import Outcome, Pictures, ShardMaker, Skips
+from hmrkit.data.conversion import Outcome, Pictures, ShardMaker, Skips, describe_record
 from hmrkit.data.making import Making
 from hmrkit.data.manifest import KINDS, build_manifest, manifest_text
-from hmrkit.data.place import open_place
+from hmrkit.data.place import LocalPlace, RemotePlace, open_place
 from hmrkit.data.precrop import to_precrop
-from hmrkit.data.sources.official import Converter
+from hmrkit.data.sources.official import MISSING_IMAGE, Converter, Records
 from hmrkit.data.workers import count_workers, do_jobs, progress_bar
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,8 @@ def prepare(
             (arrays as PNG, files unchanged).
         quality: of the JPEGs that are made here.
         precrop: None, or ``{"margin": 2.0, "max_side": 512}``: see ``precrop.py``.
-        max_bad: share of the part's records that may fail to convert before the run stops.
+        max_bad: share of the part's records that may fail to convert before the run stops; if as
+            many images are missing, a warning says so.
         overwrite: make this part anew, even with other options or of another download.
         limit: the first ``limit`` records only.
         converter_options: what the converter was made with, plain values, for the manifest.
@@ -72,9 +73,10 @@ def prepare(
         The manifest, or None while other parts are not finished.
 
     Raises:
-        ValueError: for wrong options, an output that holds something else, duplicate keys, or too
-            many records that cannot be converted.
+        ValueError: for wrong options, an output that holds something else, is a file or shares a
+            folder with the input, duplicate keys, or too many records that cannot be converted.
         FileNotFoundError: if the download is not what the converter expects.
+        OSError: if the output cannot be written to.
         RuntimeError: if a worker is killed.
     """
     counts = {"records_per_shard": records_per_shard, "num_parts": num_parts, "limit": limit}
@@ -83,6 +85,7 @@ def prepare(
     pictures = Pictures(image_format, quality, None if precrop is None else to_precrop(precrop))
     kind = _check_converter(converter, pictures)
     folder = Path(input_folder).resolve()
+    place = _open_output(output, folder)
     records = converter.open(folder)
     num_records = len(records) if limit is None else min(limit, len(records))
     if num_records == 0:
@@ -95,7 +98,7 @@ def prepare(
         "limit": limit,
         "num_input_records": num_records,
     }
-    making = Making(open_place(output), source, options, part, num_parts)
+    making = Making(place, source, options, part, num_parts)
     finished = making.begin(overwrite)
     if finished is not None:
         log.info("%s is finished already: nothing to do", making.place)
@@ -111,12 +114,12 @@ def prepare(
         records,
     )
     speed = _run(making, maker, num_workers, f"{source} part {part}" if num_parts > 1 else source)
-    summed = _sum_up(making, kind, converter.joint_set, command)
+    summed = _sum_up(making, kind, converter.joint_set, command, records)
     if summed is None:
         return making.read_manifest()  # another part may have finished and cleaned up meanwhile
     manifest, skips = summed
     making.end(manifest_text(manifest))
-    log.info("%s", _summary(making, manifest, skips, speed))
+    _report(making, manifest, skips, speed, max_bad)
     return manifest
 
 
@@ -130,6 +133,24 @@ def _check(counts: Mapping[str, int | None], part: int, max_bad: float) -> None:
         raise ValueError(f"part={part!r}: with num_parts={last + 1} it is 0 to {last}")
     if not 0 <= max_bad <= 1:
         raise ValueError(f"max_bad={max_bad!r}: expected a share, 0 to 1")
+
+
+def _open_output(given: str | Path, input_folder: Path) -> LocalPlace | RemotePlace:
+    """The output, which does not share a folder with the input.
+
+    Shards in a download would be taken for a part of it, and clearing one would hit the other.
+    """
+    place = open_place(given)
+    if isinstance(place, RemotePlace):
+        return place
+    output = place.folder.resolve()
+    if output.is_relative_to(input_folder):
+        where = "is the input" if output == input_folder else f"is inside input={input_folder}"
+    elif input_folder.is_relative_to(output):
+        where = f"contains input={input_folder}"
+    else:
+        return place
+    raise ValueError(f"output={place} {where}: give an output outside the download")
 
 
 def _check_converter(converter: Converter, pictures: Pictures) -> str:
@@ -189,7 +210,7 @@ def _too_many_bad(skips: Skips, num_records: int) -> str:
 
 
 def _sum_up(
-    making: Making, kind: str, joint_set: str, command: str
+    making: Making, kind: str, joint_set: str, command: str, records: Records
 ) -> tuple[dict[str, Any], Skips] | None:
     """The manifest of the whole, or None if shards of other parts are missing."""
     found = making.outcomes(range(making.num_shards))
@@ -211,26 +232,45 @@ def _sum_up(
             f"every record was skipped, nothing is left:\n{skips.table()}\n"
             "Once this is mended, run again with overwrite=true."
         )
-    _refuse_duplicates(outcomes)
+    _refuse_duplicates(outcomes, records)
     more = {"num_input_records": making.num_records, "skipped": skips.reasons}
     options = making.options
     return build_manifest(making.source, kind, joint_set, infos, more, options, command), skips
 
 
-def _refuse_duplicates(outcomes: Sequence[Outcome]) -> None:
-    first: dict[str, str] = {}
+def _refuse_duplicates(outcomes: Sequence[Outcome], records: Records) -> None:
+    first: dict[str, tuple[str, int]] = {}
     twice = []
     for outcome in outcomes:
-        for key in outcome.keys:
+        for key, index in zip(outcome.keys, outcome.indices, strict=True):
             if key in first:
-                twice.append(f"{key} ({first[key]}, {outcome.shard})")
-            first.setdefault(key, outcome.shard)
+                twice.append((key, *first[key], outcome.shard, index))
+            first.setdefault(key, (outcome.shard, index))
     if twice:
-        shown = ", ".join(twice[:_MAX_KEYS]) + (", ..." if len(twice) > _MAX_KEYS else "")
+        shown = ", ".join(
+            f"{key} ({one}, {other}) made from records {describe_record(records, i)} and "
+            f"{describe_record(records, j)} of the input"
+            for key, one, i, other, j in twice[:_MAX_KEYS]
+        ) + (", ..." if len(twice) > _MAX_KEYS else "")
         raise ValueError(
             f"{len(twice)} keys occur twice: {shown}. Every record of a source needs a key of its "
             "own: the input names an image twice, or the converter makes keys that are not "
             "unique. No manifest was written; run again with overwrite=true once this is mended."
+        )
+
+
+def _report(
+    making: Making, manifest: Mapping[str, Any], skips: Skips, speed: str, max_bad: float
+) -> None:
+    log.info("%s", _summary(making, manifest, skips, speed))
+    entry = skips.reasons.get(MISSING_IMAGE, {"count": 0})
+    if entry["count"] > max_bad * making.num_records:
+        log.warning(
+            "%d of %d records were left out because their image file is missing, such as %s: the "
+            "download looks incomplete. Complete it and run again with overwrite=true",
+            entry["count"],
+            making.num_records,
+            entry["examples"][0],
         )
 
 

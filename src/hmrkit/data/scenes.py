@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 
 from hmrkit.body import joints
@@ -156,8 +157,10 @@ class Scenes:
     ) -> np.ndarray:
         pixels = GEOMETRIES[self.geometry].sample(images, canvas, self.with_antialias)
         pixels = occlude_pixels(pixels, params)
-        missing = [-side % self.size_divisor for side in pixels.shape[:2]]
-        return color_pixels(np.pad(pixels, ((0, missing[0]), (0, missing[1]), (0, 0))), params)
+        below, right = (-side % self.size_divisor for side in pixels.shape[:2])
+        if below or right:
+            pixels = cv2.copyMakeBorder(pixels, 0, below, 0, right, cv2.BORDER_CONSTANT)
+        return color_pixels(pixels, params)
 
 
 class _Placed(NamedTuple):

@@ -25,7 +25,7 @@ from hmrkit.body.files import smpl_body
 from hmrkit.body.gendered import GenderedBodies
 from hmrkit.body.smpl import SMPL
 from hmrkit.data.sources.dataframes import read_dataframe
-from hmrkit.data.sources.official import Skipped, expect, read_image
+from hmrkit.data.sources.official import Skipped, expect, image_path, read_image
 from hmrkit.data.sources.pickles import read_pickle
 from hmrkit.data.sources.placed_bodies import (
     JOINT_SET,
@@ -171,7 +171,7 @@ class AgoraRecords:
         if not people:
             raise Skipped("nobody in the image is valid", name)
         record, unseen = scene_record(
-            name, read_image(self.images / name), self._labels(row, people)
+            name, read_image(image_path(self.images, name)), self._labels(row, people)
         )
         self.left_out += unseen
         return record

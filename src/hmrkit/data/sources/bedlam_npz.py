@@ -24,6 +24,7 @@ from hmrkit.data.sources.official import (
     Skipped,
     expect,
     group_rows,
+    image_path,
     npz_shape,
     read_arrays,
     read_image,
@@ -106,7 +107,7 @@ class BedlamRecords:
         image_name, rows = sequence.groups[index - int(self._first[number])]
         name = f"{sequence.path.stem}/png/{image_name}"
         self.left_out = []
-        image: Any = read_image(self.images / name)
+        image: Any = read_image(image_path(self.images, name))
         if self.options.turned is not None and self.options.turned in sequence.path.stem:
             image = turn_clockwise(image)
         if _has_smpl(sequence):

@@ -81,7 +81,7 @@ class Coco:
     def _read(self, path: Path, people: People, fits: PseudoLabels | None) -> None:
         try:
             content = json.loads(path.read_bytes(), object_hook=_compact)
-            photos = {photo["id"]: photo for photo in content["images"]}
+            photos = {photo["id"]: photo for photo in content["images"] if photo["file_name"]}
             names = next(c["keypoints"] for c in content["categories"] if "keypoints" in c)
             annotations = content["annotations"]
         except (ValueError, KeyError, TypeError, StopIteration) as error:
@@ -91,7 +91,11 @@ class Coco:
             ) from error
         order = JointOrder(names, self.joint_set, self.prefix)
         for annotation in annotations:
-            photo = photos[annotation["image_id"]]
+            photo = photos.get(annotation.get("image_id"))
+            if photo is None:
+                unknown = f"image_id={annotation.get('image_id')}"
+                people.leave_out(unknown, "the file does not list the image")
+                continue
             reason = self._add(annotation, photo, order, people, fits)
             if reason is not None:
                 people.leave_out(photo["file_name"], reason)
@@ -107,7 +111,9 @@ class Coco:
         """Add a person, or say why not."""
         if annotation.get("iscrowd"):
             return "a group, not a person (iscrowd)"
-        keypoints = annotation["keypoints"].reshape(len(order.positions), 3)
+        if np.size(annotation.get("keypoints")) != 3 * len(order.positions):
+            return f"no {len(order.positions)} keypoints"
+        keypoints = annotation["keypoints"].reshape(-1, 3)
         keypoints[:, 2] = keypoints[:, 2] > 0
         if keypoints[:, 2].sum() < self.min_joints:
             return f"fewer than {self.min_joints} labelled joints"
@@ -115,10 +121,12 @@ class Coco:
             return f"fewer than {self.min_limb_joints} labelled joints of arms and legs"
         labels = {}
         if fits is not None:
-            labels = fits.labels(annotation["id"], (photo["height"], photo["width"]))
+            if not {"height", "width"} <= photo.keys():
+                return "the file does not say how large the image is"
+            labels = fits.labels(annotation.get("id"), (photo["height"], photo["width"]))
             if self.only_with_smpl and not labels["has_pose"]:
                 return "no fitted body"
-        if "track_id" in annotation:
+        if annotation.get("track_id") is not None:
             labels["person_id"] = np.int64(annotation["track_id"])
         x, y, width, height = annotation.get("bbox") or (0, 0, 0, 0)
         box = np.array([x, y, x + width, y + height], np.float32)

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from hmrkit.body.pickles import Record, load_pickle
+from hmrkit.body.pickled_arrays import Record
+from hmrkit.body.pickles import load_pickle
 from hmrkit.data.sources.pickles import ANNOTATION_CALLABLES
 
 _STATE_OF_OLD = "0.14.1"  # the key under which pandas before 1.3 keeps blocks and axes

@@ -6,7 +6,8 @@ subsets the sequence is in), ``n_frames``, ``good_frames_mask`` (F,), ``camera``
 ``poses_body`` (F, 69), ``trans`` (F, 3), ``betas`` (10,)) and ``bboxes`` (``bboxes`` (F, 4) x1 y1
 x2 y2 px, ``invalid_idxs``). 30 frames per second. The body is SMPL of its gender.
 
-Records are in camera axes. Frames that are not good, or have no box, are skipped.
+Records are in camera axes. Frames that are not good, or have no box inside the image, are
+skipped.
 """
 
 from pathlib import Path
@@ -22,6 +23,8 @@ from hmrkit.data.sources.placed_bodies import (
     bodies_to_camera,
     body_labels,
     check_bodies,
+    image_size,
+    is_inside,
 )
 from hmrkit.types import Sample
 
@@ -97,7 +100,7 @@ class EmdbRecords:
         """Make the record of one frame.
 
         Raises:
-            Skipped: if it is not a good frame, has no box, or there is no such file.
+            Skipped: if it is not a good frame, has no box inside it, or there is no such file.
         """
         number = int(np.searchsorted(self._first, index, side="right")) - 1
         sequence, frame = self._sequences[number], int(index - self._first[number])
@@ -105,6 +108,8 @@ class EmdbRecords:
         if sequence.problem[frame]:
             raise Skipped(sequence.problem[frame], str(path))
         image = read_image(path)
+        if not is_inside(sequence.box_img[frame], image_size(image)):
+            raise Skipped("the box is not inside the image", str(path))
         one, betas = slice(frame, frame + 1), sequence.betas[None]
         pose, transl = bodies_to_camera(
             self._bodies,
@@ -150,7 +155,7 @@ def _sequence(path: Path, content: dict[str, Any]) -> Sequence:
         pose=pose.reshape(num, 24, 3),
         transl=np.asarray(smpl["trans"]),
         betas=np.ravel(smpl["betas"])[:10],
-        gender=gender_codes([content["gender"]], _GENDERS),
+        gender=gender_codes([content["gender"]], _GENDERS, path),
         box_img=np.asarray(boxes["bboxes"], np.float32),
         problem=problem,
         world_to_camera=np.asarray(camera["extrinsics"], np.float64),

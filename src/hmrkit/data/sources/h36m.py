@@ -32,7 +32,7 @@ import numpy as np
 
 from hmrkit.body import joints
 from hmrkit.data.sources import rigs
-from hmrkit.data.sources.official import Skipped, expect, read_image
+from hmrkit.data.sources.official import Skipped, expect, image_path, read_image
 from hmrkit.data.sources.pickles import read_pickle
 from hmrkit.data.sources.rigs import Camera, Moment, RigRecords
 from hmrkit.types import Sample
@@ -272,7 +272,7 @@ class H36mToolbox:
             joints_cam = to_h36m17(np.float64(found[0]["joints_3d_camera"])) / _MM
             return rigs.rig_sample(
                 record_name(moment, cameras, self.kind),
-                [read_image(folder / self.images / row["image"]) for row in found],
+                [read_image(image_path(folder / self.images, row["image"])) for row in found],
                 calibrated,
                 rigs.sure(calibrated[0].to_world(joints_cam)),
                 rigs.sure(np.stack([to_h36m17(row["joints_2d"]) for row in found])),

@@ -35,6 +35,7 @@ from hmrkit.data.sources.official import (
     Skipped,
     center_size_to_box,
     expect,
+    image_path,
     read_image,
 )
 from hmrkit.data.sources.pickles import read_joblib
@@ -98,6 +99,7 @@ class HeatFormerH36m:
         """
         database = _arrays(folder, self.annotations, ["img_name", "pose", "shape"])
         names = database["img_name"].tolist()
+        images = folder / self.images
         stored = _arrays(folder, self.boxes, ["center", "scale"])
         boxes = center_size_to_box(stored["center"], 200 * stored["scale"], self.stored_margin)
         rows = {}
@@ -119,7 +121,7 @@ class HeatFormerH36m:
             return rigs.rig_sample(
                 record_name(moment, cameras, self.kind),
                 [
-                    read_image(folder / self.images / names[row][self.stripped_characters :])
+                    read_image(image_path(images, names[row][self.stripped_characters :]))
                     for row in found
                 ],
                 calibrated,
@@ -194,6 +196,7 @@ class HeatFormerMpiInf3dhp:
         """
         stored = _arrays(folder, self.annotations, ["img_name", "bbox"])
         names = stored["img_name"].tolist()
+        images = folder / self.images
         boxes = center_size_to_box(stored["bbox"][:, :2], stored["bbox"][:, 2:], self.stored_margin)
         rows = {}
         for row, name in enumerate(names):
@@ -217,7 +220,7 @@ class HeatFormerMpiInf3dhp:
             return rigs.rig_sample(
                 "S{}-Seq{}-{:06d}".format(*moment),
                 [
-                    read_image(folder / self.images / names[row][self.stripped_characters :])
+                    read_image(image_path(images, names[row][self.stripped_characters :]))
                     for row in found
                 ],
                 calibrated,

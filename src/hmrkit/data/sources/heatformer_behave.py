@@ -14,6 +14,7 @@ from hmrkit.data.sources.official import (
     absent_to_nan,
     center_size_to_box,
     expect,
+    image_path,
     read_image,
     record_key,
 )
@@ -55,7 +56,10 @@ class HeatFormerBehave:
             row = rows[moment[0]]
             sample = rigs.rig_sample(
                 record_key(row["img_name"].replace(".", "-")),
-                [read_image(folder / row["img_name"] / f"k{i}.color.jpg") for i in cameras],
+                [
+                    read_image(image_path(folder, f"{row['img_name']}/k{i}.color.jpg"))
+                    for i in cameras
+                ],
                 [Camera(row["K"][i], row["R"][i], row["t"][i]) for i in cameras],
                 absent_to_nan(row["w_3d_openpose"]),
             )

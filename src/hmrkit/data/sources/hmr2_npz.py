@@ -5,7 +5,7 @@ height of the box with its margin; optional ``body_pose`` (N, 72), axis-angle wi
 camera axes, and ``betas`` (N, 10), with ``has_body_pose`` and ``has_betas`` (N,); 2D joints (px,
 confidence) and 3D joints (metres in camera axes, confidence) of joint set ``spin44``, in one array
 ``keypoints_2d`` or in two, ``body_keypoints_2d`` (N, 25, 3) and ``extra_keypoints_2d`` (N, 19, 3);
-``gender``: "m" or "male" is male, anything else female, as those codes read it.
+``gender``: "m" or "male" is male, other words for a gender are female, as those codes read it.
 """
 
 from collections.abc import Mapping
@@ -21,12 +21,14 @@ from hmrkit.data.sources.official import (
     expect,
     gender_codes,
     group_rows,
+    image_path,
     place_joints,
     read_arrays,
     read_image,
     record_key,
 )
 from hmrkit.data.sources.photos import image_folder
+from hmrkit.data.sources.placed_bodies import image_size, is_inside
 from hmrkit.types import Sample
 
 JOINT_SET = "spin44"
@@ -87,35 +89,53 @@ class Hmr2Npz:
                     f"{path}: {name} has {len(array)} rows and imgname {len(arrays['imgname'])}; "
                     f"take the file as it is distributed. {self.where}"
                 )
+        if "gender" in arrays:
+            arrays["gender"] = (gender_codes(arrays["gender"], _MALE, path) != 0).astype(np.int64)
         return _Images(self, arrays, image_folder(folder, self.images, self.where))
 
 
 class _Images:
-    """One record for every image, in the order of the file."""
+    """One record for every image, in the order of the file.
+
+    Attributes:
+        left_out: the people that the record made last lacks.
+    """
 
     def __init__(self, converter: Hmr2Npz, arrays: Mapping[str, np.ndarray], folder: Path) -> None:
         self.converter, self.arrays, self.folder = converter, arrays, folder
         self.groups = group_rows(arrays["imgname"].astype(str))
+        self.left_out: list[Skipped] = []
 
     def __len__(self) -> int:
         return len(self.groups)
+
+    def name(self, index: int) -> str:
+        """Image of a record."""
+        return self.groups[index][0]
 
     def __getitem__(self, index: int) -> Sample:
         """Make the record of one image.
 
         Raises:
-            Skipped: if its file is missing, or somebody's box is empty.
+            Skipped: if its file is missing, or nobody has a box inside it.
         """
+        self.left_out = []
         name, rows = self.groups[index]
+        image = read_image(image_path(self.folder, name))
+        size_px = np.asarray(self.arrays["scale"][rows], np.float64) * self.converter.scale_unit_px
+        box = center_size_to_box(self.arrays["center"][rows], size_px, self.converter.stored_margin)
+        size_hw = image_size(image)
+        is_kept = np.array([is_inside(one, size_hw) for one in box])
+        if not is_kept.any():
+            raise Skipped("nobody in the image has a box inside it", name)
+        left_out = Skipped("somebody in an image: no box inside it", name)
+        self.left_out = [left_out] * int((~is_kept).sum())
+        rows, box = rows[is_kept], box[is_kept]
         people = {key: array[rows] for key, array in self.arrays.items()}
-        size_px = np.asarray(people["scale"], np.float64) * self.converter.scale_unit_px
-        if not (size_px > 0).all():
-            raise Skipped("a box is empty", name)
-        box = center_size_to_box(people["center"], size_px, self.converter.stored_margin)
         labels = _bodies(people)
         return {
             "key": record_key(name),
-            "images": [read_image(self.folder / name)],
+            "images": [image],
             "image_of_view": np.zeros(len(rows), np.int64),
             "person_of_view": np.arange(len(rows)),
             "box_img": box,
@@ -146,7 +166,7 @@ def _bodies(people: Mapping[str, np.ndarray]) -> Sample:
     num = len(people["imgname"])
     labels: Sample = {"gender": np.full(num, -1, np.int64)}
     if "gender" in people:
-        labels["gender"] = np.where(gender_codes(people["gender"], _MALE) == 0, 0, 1)
+        labels["gender"] = people["gender"]
     for stored, ours, shape in (("body_pose", "pose", (24, 3)), ("betas", "betas", (10,))):
         has_label = np.asarray(people.get(f"has_{stored}", np.zeros(num))) > 0
         values = np.asarray(people.get(stored, np.zeros((num, *shape))), np.float32)

@@ -7,9 +7,9 @@ many parts, and the same download gives the same bytes.
 """
 
 import hashlib
+import math
+import os
 import re
-import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +23,8 @@ from hmrkit.data.sources.pickles import ANNOTATION_CALLABLES
 from hmrkit.types import Sample
 
 MAX_LISTED = 8  # entries of a folder that an error shows
+MISSING_IMAGE = "image file is missing"  # a reason of ``Skipped``
+_GENDER_WORDS = {"m", "male", "f", "female", "n", "neutral"}
 
 
 class Skipped(Exception):
@@ -39,7 +41,11 @@ class Skipped(Exception):
 
 
 class Records(Protocol):
-    """The records of one download, in their final order."""
+    """The records of one download, in their final order.
+
+    Two more members are optional: ``left_out``, a list of ``Skipped``, the people that the record
+    made last lacks; ``name(index) -> str``, what a record is made from, for messages.
+    """
 
     def __len__(self) -> int:
         """Return how many there are, those that will be skipped included."""
@@ -103,14 +109,10 @@ def read_arrays(
         ValueError: naming what is missing or cannot be read.
     """
     arrays: dict[str, np.ndarray] = {}
-    with _told(path), np.load(path, allow_pickle=False) as archive:
+    with _open_npz(path) as archive:
         for name in needed if only_needed else archive.files:
-            if name not in archive.files:
-                continue
-            try:
-                arrays[name] = archive[name]
-            except ValueError:  # an object array
-                arrays[name] = _read_object_array(archive, name, path)
+            if name in archive.files:
+                arrays[name] = _read_member(archive, name, path)
     missing = [name for name in needed if name not in arrays]
     if missing:
         raise ValueError(f"{path} has {sorted(arrays)}; expected {missing} too")
@@ -123,7 +125,7 @@ def npz_shape(path: Path, name: str) -> tuple[int, ...] | None:
     Raises:
         ValueError: if the file cannot be read.
     """
-    with _told(path), np.load(path, allow_pickle=False) as archive:
+    with _open_npz(path) as archive:
         if name not in archive.files:
             return None
         with archive.zip.open(f"{name}.npy") as file:
@@ -134,22 +136,40 @@ def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
     reader = {
         (1, 0): np.lib.format.read_array_header_1_0,
         (2, 0): np.lib.format.read_array_header_2_0,
+        (3, 0): np.lib.format.read_array_header_2_0,  # differs in the names of fields only
     }
     return reader[np.lib.format.read_magic(file)](file)
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _open_npz(path: Path) -> Iterator[Any]:
+    """The open archive; whatever goes wrong with it is a ValueError that names the file."""
     try:
-        yield
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path} cannot be read as npz: {error}") from error
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError("it is a single array (npy)")
+        with archive:
+            yield archive
+    except Exception as error:  # damaged, encrypted, compressed in some other way
+        text = str(error) or type(error).__name__
+        raise ValueError(f"{path} cannot be read as npz: {text}") from error
 
 
-def _read_object_array(archive: Any, name: str, path: Path) -> np.ndarray:
-    with archive.zip.open(f"{name}.npy") as file:
-        _read_header(file)
-        content = load_pickle(file, path, ANNOTATION_CALLABLES)
+def _read_member(archive: Any, name: str, path: Path) -> np.ndarray:
+    if f"{name}.npy" not in archive.zip.namelist():
+        raise ValueError(f"it holds {name!r}, which is no array (npy)")
+    member = archive.zip.getinfo(f"{name}.npy")
+    with archive.zip.open(member) as file:
+        shape, _, dtype = _read_header(file)
+        if dtype.hasobject:
+            return _object_array(load_pickle(file, path, ANNOTATION_CALLABLES))
+        size, left = math.prod(shape) * dtype.itemsize, member.file_size - file.tell()
+    if min(shape, default=0) < 0 or size > left:
+        raise ValueError(f"{name!r} says {dtype} of shape {shape}, {size} bytes, but has {left}")
+    return archive[name]
+
+
+def _object_array(content: Any) -> np.ndarray:
     if isinstance(content, np.ndarray):
         return content
     box = np.empty((), object)
@@ -158,13 +178,30 @@ def _read_object_array(archive: Any, name: str, path: Path) -> np.ndarray:
 
 
 def record_key(text: str) -> str:
-    """A record's key from an image's name, folders included: unique, at most 72 characters."""
+    """A record's key from an image's name, folders included, at most 72 characters.
+
+    Names of letters, digits and ``_./-`` stay readable; a digest of the whole name keeps others
+    apart, and those that are too long.
+    """
     key = re.sub(r"[^A-Za-z0-9_-]+", "-", text.rsplit(".", 1)[0] if "." in text else text)
     key = key.strip("-")
-    if len(key) <= 72 and key:
+    if len(key) <= 72 and key and re.fullmatch(r"[A-Za-z0-9_./-]+", text):
         return key
-    digest = hashlib.sha256(text.encode()).hexdigest()[:10]
-    return f"{key[-61:]}-{digest}"
+    digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:10]
+    return f"{key[-61:]}-{digest}" if key else digest
+
+
+def image_path(folder: Path, name: str) -> Path:
+    """The file that an annotation file calls ``name``, below the folder of images.
+
+    Raises:
+        Skipped: if the name leads out of the folder; whoever wrote it shall not choose what of
+            this machine goes into shards.
+    """
+    inner = os.path.normpath(name)
+    if os.path.isabs(inner) or inner.split(os.sep)[0] == os.pardir:
+        raise Skipped("image lies outside the input", name)
+    return folder / inner
 
 
 def read_image(path: Path) -> bytes:
@@ -176,7 +213,7 @@ def read_image(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        raise Skipped("image file is missing", str(path)) from None
+        raise Skipped(MISSING_IMAGE, str(path)) from None
 
 
 def group_rows(names: Sequence[str]) -> list[tuple[str, np.ndarray]]:
@@ -222,6 +259,24 @@ def absent_to_nan(keypoints: np.ndarray) -> np.ndarray:
     return keypoints
 
 
-def gender_codes(names: Sequence[Any], codes: Mapping[str, int]) -> np.ndarray:
-    """(P,) int64 of genders as a format writes them; what ``codes`` lacks is -1, unknown."""
-    return np.array([codes.get(str(name).lower(), -1) for name in names], np.int64)
+def gender_codes(names: Sequence[Any], codes: Mapping[Any, int], where: Any = "") -> np.ndarray:
+    """(P,) int64 of genders as a format writes them; words that ``codes`` lacks are -1, unknown.
+
+    Args:
+        names: text or bytes.
+        codes: what the format writes, in lower case -> 0 male, 1 female.
+        where: the file, for the message.
+
+    Raises:
+        ValueError: for what is neither in ``codes`` nor a word for a gender, such as 0 and 1.
+    """
+    known = {str(name): code for name, code in codes.items()}
+    texts = [n.decode(errors="replace") if isinstance(n, bytes) else str(n) for n in names]
+    words = [text.strip().lower() for text in texts]
+    strange = sorted(set(words) - known.keys() - _GENDER_WORDS)
+    if strange:
+        raise ValueError(
+            f"{where or 'the file'} has genders {', '.join(map(repr, strange[:MAX_LISTED]))}, and "
+            "does not say which is which: write m, f or neutral into it, or leave genders out"
+        )
+    return np.array([known.get(word, -1) for word in words], np.int64)

@@ -1,13 +1,22 @@
 """Photos with labelled people -> records: what the formats of 2D keypoints have in common."""
 
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hmrkit.body import joints
-from hmrkit.data.sources.official import Skipped, absent_to_nan, expect, read_image, record_key
+from hmrkit.data.sources.official import (
+    Skipped,
+    absent_to_nan,
+    expect,
+    image_path,
+    read_image,
+    record_key,
+)
+from hmrkit.data.sources.placed_bodies import cameras_of_people, image_size, is_inside
 from hmrkit.geometry.boxes import keypoints_to_box
 from hmrkit.types import Sample
 
@@ -94,8 +103,10 @@ class PhotoRecords:
 
     Args:
         folder: that the photos' names are relative to.
-        people: of all photos, every one with the same fields. ``intrinsics`` (3, 3), if there, is
-            that of the photo, NaN for those who do not say.
+        people: of all photos. Those of one photo have the same fields, but ``person_id``, which
+            some may lack: they get numbers that nobody else there has. ``intrinsics`` (3, 3), if
+            there, is that of the photo, NaN for those who do not say; where people disagree, each
+            has a camera of their own (``intrinsics_of_view``).
 
     Attributes:
         left_out: the people that the record made last lacks.
@@ -109,6 +120,10 @@ class PhotoRecords:
     def __len__(self) -> int:
         return len(self._names)
 
+    def name(self, index: int) -> str:
+        """Photo of a record."""
+        return self._names[index]
+
     def __getitem__(self, index: int) -> Sample:
         """Make the record of one photo.
 
@@ -120,20 +135,36 @@ class PhotoRecords:
         self.left_out = []
         if name not in self._people.rows:
             raise Skipped(f"nobody on the photo is usable: {reasons[0]}", name)
-        sample: Any = {"key": record_key(name), "images": [read_image(self.folder / name)]}
+        image = read_image(image_path(self.folder, name))
+        size_hw, everyone = image_size(image), self._people.rows[name]
+        rows = [row for row in everyone if is_inside(row["box_img"], size_hw)]
+        reasons = [*reasons, *["no box inside it"] * (len(everyone) - len(rows))]
+        if not rows:
+            raise Skipped(f"nobody on the photo is usable: {reasons[0]}", name)
         self.left_out = [Skipped(f"somebody on a photo: {reason}", name) for reason in reasons]
-        rows = self._people.rows[name]
+        rows = _with_person_ids(rows)
+        sample: Any = {"key": record_key(name), "images": [image]}
         for field in rows[0]:
             sample[field] = np.stack([row[field] for row in rows])
         if "intrinsics" in sample:
-            known = np.isfinite(sample["intrinsics"]).all((1, 2))
-            sample["intrinsics"] = sample["intrinsics"][[known.argmax()]]
+            sample.update(cameras_of_people(sample.pop("intrinsics")))
         num = len(rows)
         return {
             **sample,
             "image_of_view": np.zeros(num, np.int64),
             "person_of_view": np.arange(num),
         }
+
+
+def _with_person_ids(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """People of one photo; if some have a ``person_id``, the others get free numbers."""
+    taken = {int(row["person_id"]) for row in rows if "person_id" in row}
+    if not taken:
+        return rows
+    free = count(max(taken) + 1)
+    return [
+        row if "person_id" in row else {**row, "person_id": np.int64(next(free))} for row in rows
+    ]
 
 
 def image_folder(folder: Path, images: str, where: str) -> Path:

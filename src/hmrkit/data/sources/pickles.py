@@ -7,7 +7,6 @@ files of joblib, in which the bytes of an array lie behind the opcodes that anno
 import bz2
 import io
 import lzma
-import math
 import pickle
 import zlib
 from collections.abc import Callable, Mapping
@@ -18,7 +17,16 @@ from typing import Any, BinaryIO, ClassVar
 import numpy as np
 import torch
 
-from hmrkit.body.pickles import Record, find_allowed, load_pickle, told_as_value_error
+from hmrkit.body.pickled_arrays import (
+    ArrayKind,
+    Record,
+    RefusedError,
+    holds_objects,
+    raw_dtype,
+    size_of,
+    with_plain_arrays,
+)
+from hmrkit.body.pickles import find_allowed, load_pickle, told_as_value_error
 
 
 def _storage(data: bytes) -> torch.UntypedStorage:
@@ -27,6 +35,8 @@ def _storage(data: bytes) -> torch.UntypedStorage:
 
 
 def _tensor(storage: Any, offset: int, size: tuple, stride: tuple, *_: Any) -> np.ndarray:
+    if not isinstance(storage, torch.storage.TypedStorage):
+        raise RefusedError(f"a tensor made of a {type(storage).__name__}")
     flat = torch.empty(0, dtype=storage.dtype).set_(storage._untyped_storage)
     return flat.as_strided(size, stride, offset).clone().numpy()
 
@@ -63,10 +73,10 @@ _JOBLIB_CALLABLES: Mapping[str, Callable] = MappingProxyType(
         **ANNOTATION_CALLABLES,
         "joblib.numpy_pickle.NumpyArrayWrapper": _ArrayWrapper,
         # kinds of array, named in a wrapper only: every array becomes a plain one
-        "numpy.memmap": np.ndarray,
-        "numpy.matrix": np.ndarray,
-        "numpy.core.memmap.memmap": np.ndarray,
-        "numpy.matrixlib.defmatrix.matrix": np.ndarray,
+        "numpy.memmap": ArrayKind,
+        "numpy.matrix": ArrayKind,
+        "numpy.core.memmap.memmap": ArrayKind,
+        "numpy.matrixlib.defmatrix.matrix": ArrayKind,
     }
 )
 
@@ -92,19 +102,24 @@ class _JoblibUnpickler(pickle._Unpickler):  # the one of C cannot stop for the b
         self,
         shape: tuple[int, ...],
         order: str,
-        dtype: np.dtype,
+        dtype: Any,
         numpy_array_alignment_bytes: int | None = None,
         **_: Any,
     ) -> np.ndarray:
-        if dtype.hasobject:
+        if holds_objects(dtype):
             return _JoblibUnpickler(self.file).load()
+        real = raw_dtype(dtype)
         if numpy_array_alignment_bytes is not None:
             self.file.read(self.file.read(1)[0])  # padding, since joblib 1.2
-        data = bytearray(math.prod(shape) * dtype.itemsize)
-        if self.file.readinto(data) < len(data):
-            raise EOFError(f"the file ends in an array {shape} of {dtype}")
-        array = np.frombuffer(data, dtype).reshape(shape, order=order)
-        return array.astype(dtype.newbyteorder("="), copy=False)
+        num_bytes = size_of(shape) * real.itemsize
+        start = self.file.tell()
+        if self.file.seek(0, io.SEEK_END) - start < num_bytes:
+            raise EOFError(f"the file ends in an array {shape} of {real}")
+        self.file.seek(start)
+        data = bytearray(num_bytes)
+        self.file.readinto(data)
+        array = np.frombuffer(data, real).reshape(shape, order=order)
+        return array.astype(real.newbyteorder("="), copy=False)
 
 
 _DECOMPRESS: Mapping[bytes, Callable[[bytes], bytes]] = MappingProxyType(
@@ -128,7 +143,9 @@ def read_joblib(path: str | Path) -> Any:
     with path.open("rb") as file, told_as_value_error(path):
         start = file.read(8)
         file.seek(0)
+        content: BinaryIO = file
         for magic, decompress in _DECOMPRESS.items():
             if start.startswith(magic):
-                return _JoblibUnpickler(io.BytesIO(decompress(file.read()))).load()
-        return _JoblibUnpickler(file).load()
+                content = io.BytesIO(decompress(file.read()))
+                break
+        return with_plain_arrays(_JoblibUnpickler(content).load())

@@ -5,6 +5,8 @@ takes the root's rotation to R times it, and ``transl`` to R (p + transl) + t - 
 pelvis of the body at rest, which depends on its shape and gender.
 """
 
+from contextlib import suppress
+
 import numpy as np
 import simplejpeg
 from scipy.spatial.transform import Rotation
@@ -16,6 +18,7 @@ from hmrkit.types import Sample
 
 JOINT_SET = "all"
 BODY_JOINTS = joints.index(joints.names("smpl45"), JOINT_SET)  # those that span a person's box
+_CAMERA_PRECISION_PX = 0.01  # cameras nearer to each other are the same
 
 
 def bodies_to_camera(
@@ -112,14 +115,28 @@ def check_bodies(bodies: GenderedBodies, genders: np.ndarray) -> None:
 def image_size(data: bytes) -> tuple[int, int]:
     """Height and width of a JPEG or PNG file."""
     if data.startswith(b"\xff\xd8"):
-        height, width = simplejpeg.decode_jpeg_header(data)[:2]
-        return height, width
+        with suppress(ValueError):  # damaged: decode_image says so
+            height, width = simplejpeg.decode_jpeg_header(data)[:2]
+            return height, width
     height, width = decode_image(data).shape[:2]
     return height, width
 
 
 def is_inside(box_img: np.ndarray, size_hw: tuple[int, int]) -> bool:
-    """Whether a box (4,) shows at least a part of an image."""
+    """Whether a box (4,) is one, finite and not empty, and shows at least a part of an image."""
     height, width = size_hw
     x1, y1, x2, y2 = box_img
-    return bool(x1 < width and y1 < height and x2 > 0 and y2 > 0)
+    is_box = np.isfinite(box_img).all() and x1 < x2 and y1 < y2
+    return bool(is_box and x1 < width and y1 < height and x2 > 0 and y2 > 0)
+
+
+def cameras_of_people(cameras: np.ndarray) -> dict[str, np.ndarray]:
+    """``intrinsics`` of an image, or ``intrinsics_of_view`` where its people disagree.
+
+    Args:
+        cameras: (P, 3, 3) px, as the labels of each person say; NaN for those who do not say.
+    """
+    known = np.isfinite(cameras).all((1, 2))
+    if not known.any() or np.ptp(cameras[known], axis=0).max() < _CAMERA_PRECISION_PX:
+        return {"intrinsics": cameras[[known.argmax()]].astype(np.float32)}
+    return {"intrinsics_of_view": cameras.astype(np.float32)}

@@ -59,15 +59,15 @@ class PseudoLabels:
             ) from error
         self._row = {int(number): row for row, number in enumerate(numbers)}
 
-    def labels(self, number: int, size_hw: tuple[int, int]) -> dict[str, Any]:
+    def labels(self, number: int | None, size_hw: tuple[int, int]) -> dict[str, Any]:
         """The fields of a record, one person's row of each, absent if there is no fit.
 
         Args:
-            number: of the annotation.
+            number: of the annotation; None if it has none.
             size_hw: height and width of the image, px; the principal point of CLIFF's camera is
                 its middle.
         """
-        row = self._row.get(number)
+        row = None if number is None else self._row.get(number)
         intrinsics = np.full((3, 3), np.nan, np.float32)
         found: dict[str, Any] = {self._camera: intrinsics}
         for name in ("pose", "betas", "transl"):

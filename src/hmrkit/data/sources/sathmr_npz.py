@@ -30,6 +30,7 @@ from hmrkit.data.sources.official import (
     Skipped,
     expect,
     gender_codes,
+    image_path,
     read_arrays,
     read_image,
 )
@@ -129,7 +130,7 @@ class SatHmrRecords:
         people, bodies = self.people(name), self.options.bodies
         if not len(people.pose):
             raise Skipped("nobody in the image is valid", name)
-        image: Any = read_image(self.images / name)
+        image: Any = read_image(image_path(self.images, name))
         if self.options.turned is not None and self.options.turned in name:
             image = turn_clockwise(image)
         pose, transl = bodies_to_camera(

@@ -36,13 +36,14 @@ from hmrkit.data.sources.official import (
     expect,
     gender_codes,
     group_rows,
+    image_path,
     place_joints,
     read_arrays,
     read_image,
     record_key,
 )
 from hmrkit.data.sources.openpose import OpenPose
-from hmrkit.data.sources.placed_bodies import image_size, is_inside
+from hmrkit.data.sources.placed_bodies import cameras_of_people, image_size, is_inside
 from hmrkit.data.sources.static_fits import StaticFits
 from hmrkit.geometry.boxes import keypoints_to_box
 from hmrkit.types import Sample
@@ -63,7 +64,6 @@ _H36M_IN_SPIN24 = joints.index(
     ],
     "spin24",
 )
-_CAMERA_PRECISION_PX = 0.01  # focal lengths nearer to each other are the same
 _MAX_TRIED = 50  # images that are looked for before a folder counts as the wrong one
 
 
@@ -78,7 +78,7 @@ class Layout:
             ``part`` for the tight box of that.
         stored_margin: by how much the stored box exceeds a tight one.
         with_smpl: whether rows with a pose but without the key ``has_smpl`` count.
-        genders: how the file writes male (0) and female (1); anything else is unknown.
+        genders: how the file writes male (0) and female (1); other words are unknown.
         units_per_metre: of ``S`` and ``global_t``.
         with_h36m_names: the joints of ``S`` that Human3.6M's skeleton has are carried under its
             names too, because evaluation compares them with those (joint set ``all``).
@@ -143,7 +143,7 @@ class SpinNpz:
             ValueError: if an array does not have the format's shape.
         """
         path = input_file(folder, self.annotations, self.where)
-        rows = check_rows(read_arrays(path, ("imgname",)), path)
+        rows = check_rows(read_arrays(path, ("imgname",)), path, self.layout.genders)
         if self.fits is not None:
             rows = self.fits.join(rows, folder, self.layout.with_smpl)
         return SpinRecords(folder, rows, self.layout, self.where, self.openpose)
@@ -163,16 +163,23 @@ def _relative(path: Path) -> str:
     return path.name if path.is_absolute() else str(path)
 
 
-def check_rows(arrays: Mapping[str, np.ndarray], path: Path) -> dict[str, np.ndarray]:
+def check_rows(
+    arrays: Mapping[str, np.ndarray], path: Path, genders: Mapping[str, int] | None = None
+) -> dict[str, np.ndarray]:
     """The known arrays of an annotation file in their shapes; ``focal_l`` as ``focal_length``.
 
+    Args:
+        arrays: of the file.
+        path: of the file, for messages.
+        genders: see ``Layout``; ``gender`` becomes -1, 0 or 1.
+
     Raises:
-        ValueError: naming file, key, and both shapes.
+        ValueError: naming file, key, and both shapes; or genders that are not known.
     """
     names = np.array([_text(name) for name in arrays["imgname"].ravel()], dtype=object)
     rows = {"imgname": names}
     if "gender" in arrays:
-        rows["gender"] = np.array([_text(name) for name in arrays["gender"].ravel()], dtype=object)
+        rows["gender"] = gender_codes(arrays["gender"].ravel(), genders or {}, path)
     for key, shape in _SHAPES.items():
         stored = "focal_l" if key == "focal_length" and key not in arrays else key
         if stored not in arrays:
@@ -219,12 +226,14 @@ class SpinRecords:
         names = group_rows(rows["imgname"])
         self._groups = [(layout.path(name), members) for name, members in names]
         self._check_images(where)
-        self._genders = gender_codes(
-            rows.get("gender", [""] * len(rows["imgname"])), layout.genders
-        )
+        self._genders = rows.get("gender", np.full(len(rows["imgname"]), -1, np.int64))
 
     def __len__(self) -> int:
         return len(self._groups)
+
+    def name(self, index: int) -> str:
+        """Image of a record."""
+        return self._groups[index][0]
 
     def __getitem__(self, index: int) -> Sample:
         """Make the record of one image.
@@ -234,10 +243,10 @@ class SpinRecords:
         """
         self.left_out = []
         path, members = self._groups[index]
-        image = read_image(self.folder / path)
+        image = read_image(image_path(self.folder, path))
         size_hw = image_size(image)
         boxes = np.stack([self._box(row) for row in members])
-        is_kept = np.array([_is_usable(box) and is_inside(box, size_hw) for box in boxes])
+        is_kept = np.array([is_inside(box, size_hw) for box in boxes])
         if not is_kept.any():
             raise Skipped("nobody in the image has a box inside it", path)
         left_out = Skipped("somebody in an image: no box inside it", path)
@@ -318,11 +327,7 @@ class SpinRecords:
         tried = [path for path, _ in self._groups[::step]]
         if tried and not any((self.folder / path).exists() for path in tried):
             problem = f"{len(tried)} images were looked for, none is there. {where}"
-            expect(self.folder, tried[0], problem)
-
-
-def _is_usable(box: np.ndarray) -> bool:
-    return bool(np.isfinite(box).all() and (box[2:] > box[:2]).all())
+            expect(self.folder, tried[0].lstrip("/"), problem)
 
 
 def _cameras(focal_px: np.ndarray, size_hw: tuple[int, int]) -> dict[str, np.ndarray]:
@@ -336,6 +341,4 @@ def _cameras(focal_px: np.ndarray, size_hw: tuple[int, int]) -> dict[str, np.nda
     cameras[:, [0, 1], [0, 1]] = focal_px[:, None]
     cameras[:, :2, 2] = np.array(size_hw[::-1]) / 2
     cameras[~(focal_px > 0)] = np.nan
-    if np.isnan(focal_px).all() or np.ptp(focal_px) < _CAMERA_PRECISION_PX:
-        return {"intrinsics": cameras[:1].astype(np.float32)}
-    return {"intrinsics_of_view": cameras.astype(np.float32)}
+    return cameras_of_people(cameras)

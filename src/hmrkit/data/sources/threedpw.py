@@ -22,6 +22,7 @@ from hmrkit.data.sources.official import (
     absent_to_nan,
     expect,
     gender_codes,
+    image_path,
     read_image,
     record_key,
 )
@@ -129,7 +130,7 @@ class ThreeDpwRecords:
         valid = np.flatnonzero(sequence.is_valid[:, frame])
         if not len(valid):
             raise Skipped("nobody has a valid camera pose", name)
-        image = read_image(self.folder / "imageFiles" / name)
+        image = read_image(image_path(self.folder / "imageFiles", name))
         sample = self._labels(sequence, frame, valid)
         boxes = [
             self._box(points, sequence.detected[person, frame])
@@ -193,7 +194,7 @@ def _read(path: Path) -> Sequence:
         pose=np.stack(content["poses"]).reshape(-1, num_frames, 24, 3),
         transl=np.stack(content["trans"]),
         betas=np.stack([np.ravel(betas)[:10] for betas in content["betas"]]),
-        gender=gender_codes(content["genders"], {"m": 0, "f": 1}),
+        gender=gender_codes(content["genders"], {"m": 0, "f": 1}, path),
         detected=absent_to_nan(np.stack(content["poses2d"]).transpose(0, 1, 3, 2)),
         is_valid=np.stack(content["campose_valid"]).astype(bool),
         world_to_camera=np.asarray(content["cam_poses"], np.float64),

@@ -104,16 +104,13 @@ def _ray_in_other(
     places = [torch.arange(n, device=rig.transl.device, dtype=rig.transl.dtype) for n in size_hw]
     y, x = torch.meshgrid(*places, indexing="ij")
     pixels = torch.stack([x, y, torch.ones_like(x)], dim=-1).flatten(0, 1)  # (h w, 3)
-    turn, other_turn = rig.rotation[view], rig.rotation[other]
-    center = -_apply(torch.linalg.inv(turn), rig.transl[view])
-    other_center = -_apply(torch.linalg.inv(other_turn), rig.transl[other])
-    rays = _apply(torch.linalg.inv(rig.img_to_map_px[view]), pixels)
-    rays = _apply(torch.linalg.inv(rig.intrinsics[view]), rays)
+    center = -_apply(torch.linalg.inv(rig.rotation[view]), rig.transl[view])
+    on_image = _apply(torch.linalg.inv(rig.img_to_map_px[view]), pixels)
     points = []
     for depth in depths:
-        world = _apply(turn.t(), depth * rays) + center
-        cam = _apply(other_turn, world) - _apply(other_turn, other_center)
-        img = _apply(rig.intrinsics[other], cam)
+        ray = _apply(torch.linalg.inv(rig.intrinsics[view]), depth * on_image)
+        world = _apply(rig.rotation[view].t(), ray) + center
+        img = _apply(rig.intrinsics[other], _apply(rig.rotation[other], world) + rig.transl[other])
         points.append(_apply(rig.img_to_map_px[other], img / img[:, 2:])[:, :2].t())
     return points
 

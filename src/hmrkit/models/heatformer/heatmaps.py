@@ -27,6 +27,11 @@ class Profiles(NamedTuple):
         return self.rows[..., :, None] * self.columns[..., None, :]
 
 
+def map_error(first: Tensor, second: Tensor) -> Tensor:
+    """Squared difference (O,) of heatmaps (O, K, h, w), summed over joints and pixels."""
+    return (first - second).square().flatten(1).sum(dim=1)
+
+
 class HeatmapDrawer(nn.Module):
     """Draws joints.
 

@@ -28,7 +28,7 @@ from hmrkit.models.heatformer.estimate import (
     world_bodies,
 )
 from hmrkit.models.heatformer.heatmapper import JOINTS, SCALE
-from hmrkit.models.heatformer.heatmaps import HeatmapDrawer, Profiles
+from hmrkit.models.heatformer.heatmaps import HeatmapDrawer, Profiles, map_error
 from hmrkit.models.heatformer.observe import (
     PELVIS,
     find_anchor,
@@ -331,8 +331,7 @@ class HeatFormer(nn.Module):
     def _heatmap_error(self, drawn: Drawn, scene: Scene) -> Tensor:
         """Squared difference (O,) of observed and drawn heatmaps, summed over joints and pixels."""
         draw = self.drawer.smooth if self.with_gradient_of_heatmaps else self.drawer
-        difference = draw(drawn.points_px, drawn.is_drawn).maps() - scene.observed.maps()
-        return difference.square().flatten(1).sum(dim=1)
+        return map_error(draw(drawn.points_px, drawn.is_drawn).maps(), scene.observed.maps())
 
 
 def _check_options(num_iterations: int, anchors: Sequence[str], trainable: Sequence[str]) -> None:

@@ -130,7 +130,7 @@ class Adapt(nn.Module):
         inner_names, later_names = self._names(copies.net, auxiliary)
         inner, later = ([copies.leaves[n] for n in names] for names in (inner_names, later_names))
         optimizer = torch.optim.Adam if self.with_adam else torch.optim.SGD
-        later_step = optimizer(later, self.lr).step
+        later_step = optimizer(later, self.lr, fused=True).step
         previous = is_done = None
         for number in range(self.num_steps):
             is_inner = number == 0 and bool(inner)
@@ -141,8 +141,8 @@ class Adapt(nn.Module):
             is_mixed = is_done is not None and copies.is_vectorised
             kept = [leaf.detach().clone() for leaf in leaves] if is_mixed else None
             for leaf, grad in zip(leaves, grads, strict=True):
-                leaf.grad = grad
-            (torch.optim.SGD(leaves, self.inner_lr).step if is_inner else later_step)()
+                leaf.grad = None if grad is None else _laid_out_like(grad, leaf)
+            (torch.optim.SGD(leaves, self.inner_lr, fused=True).step if is_inner else later_step)()
             for leaf in leaves:
                 leaf.grad = None
             if kept is not None:
@@ -197,6 +197,13 @@ class Adapt(nn.Module):
         assert before is not None
         extra = {**prediction.extra, "adapt_keypoints2d": curve}
         return replace(prediction, stages=[before], extra=extra)
+
+
+def _laid_out_like(grad: Tensor, leaf: Tensor) -> Tensor:
+    """A gradient in the memory layout of its weight, which fused optimisers take for granted."""
+    if grad.stride() == leaf.stride():
+        return grad
+    return torch.empty_like(leaf).copy_(grad)
 
 
 def _put_back(leaves: Sequence[Tensor], kept: Sequence[Tensor], is_done: Tensor) -> None:

@@ -6,8 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hmrkit.body.smpl import SMPL
+from hmrkit.models.metahmr.folding import Folded
 from hmrkit.models.metahmr.functional import call, in_backbone, takes_feature
 from hmrkit.types import Batch, Body, Mesh, Prediction
 
@@ -43,11 +45,20 @@ class Copies:
         self.is_vectorised = is_per_sample and num > 1
         shape = (num,) if self.is_vectorised else ()
         own = {name: parameter.detach() for name, parameter in net.named_parameters()}
+        layout = torch.preserve_format
+        if not self.is_vectorised and batch["image"].is_contiguous(
+            memory_format=torch.channels_last
+        ):
+            layout = torch.channels_last  # ``collate`` makes such images; convolutions like both so
         self.leaves = {
-            name: own[name].expand(*shape, *own[name].shape).clone().requires_grad_()
+            name: own[name]
+            .expand(*shape, *own[name].shape)
+            .clone(memory_format=layout if own[name].ndim == 4 else torch.preserve_format)
+            .requires_grad_()
             for name in names
         }
         self._fixed = {name: value for name, value in own.items() if name not in self.leaves}
+        self._folded = Folded(net)
         self._takes_feature = takes_feature(net)
         self._feature: Tensor | None = None
 
@@ -55,10 +66,11 @@ class Copies:
         """The bodies under the weights as they are now; ``extra`` is reduced where vectorised."""
         if self.is_vectorised:
             given = {} if self._feature is None else {"feature": self._feature}
-            prediction = _to_prediction(vmap(self._of_one)(self.leaves, self._rows(), given))
+            with sdpa_kernel(SDPBackend.MATH):  # the CPU's fused attention has no rule for vmap
+                prediction = _to_prediction(vmap(self._of_one)(self.leaves, self._rows(), given))
         else:
-            weights = {**self._fixed, **self.leaves}
-            prediction = call(self.net, weights, self.batch, self.body_model, self._feature)
+            weights = self._folded.weights({**self._fixed, **self.leaves})
+            prediction = call(self._folded.net, weights, self.batch, self.body_model, self._feature)
         if self._takes_feature:
             self._feature = prediction.extra["feature"]
         return prediction
@@ -83,8 +95,8 @@ class Copies:
         batch: Any = {name: value[None] for name, value in row.items()}
         batch |= {"image_of_view": zero, "person_of_view": zero}
         feature = given["feature"][None] if given else None
-        weights = {**self._fixed, **leaves}
-        prediction = call(self.net, weights, batch, self.body_model, feature)
+        weights = self._folded.weights({**self._fixed, **leaves})
+        prediction = call(self._folded.net, weights, batch, self.body_model, feature)
         values = {
             "body": vars(prediction.body),
             "own": {n: getattr(prediction, n) for n in ("transl_cam", "intrinsics_crop")},

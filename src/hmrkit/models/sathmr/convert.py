@@ -134,6 +134,7 @@ def _config(state: Mapping[str, Tensor]) -> dict[str, Any]:
         },
         **encoder,
         **denoiser,
+        "model.net.long_side_px": size["long_side_px"],
         "model.net.with_level_embed": "level_embed" in state,
         "model.net.num_queries": len(state["query_box"]),
         "model.net.decoder.dim": len(state["decoder.norm.weight"]),
