@@ -326,6 +326,12 @@ def test_a_run_does_not_resume_with_another_grouping(crowd, tmp_path):
         )
 
 
+def test_samples_that_wait_for_their_batch_hold_no_source_images(crowd):
+    data = make_crowd(crowd)
+    data.setup("fit")
+    assert "images" not in data.train_dataloader().dataset.sample(0)
+
+
 def test_evaluation_decodes_an_image_of_several_people_once(crowd, monkeypatch):
     decoded = count_decodes(monkeypatch)
     data = DataModule(Tagged(), 3, train={}, val={}, test={"c": {"path": crowd}}, num_workers=0)

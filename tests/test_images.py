@@ -72,6 +72,22 @@ def test_chosen_views_of_a_rig_decode_their_images_alone(tmp_path, decoded):
     assert len(decoded) == 2
 
 
+def test_a_rig_of_several_people_decodes_every_image_once(tmp_path, decoded):
+    shards = stored(tmp_path, make_record(1, num_persons=3, num_cameras=2))
+    cut = MultiView(Crops((64, 64)), keypoint_crops=Crops((96, 96)))
+    cut(shards.read(0, is_lazy=True), None, np.random.default_rng(0))
+    assert sorted(decoded) == [(0, 1), (1, 1)]
+
+
+def test_pixels_of_one_image_at_a_time_are_held(decoded):
+    files = [encode_image(np.full((8, 8, 3), 50 * i, np.uint8), "png", 0) for i in range(3)]
+    lazy = LazyImages(files, ValueError)
+    assert [image[0, 0, 0] for image in lazy] == [0, 50, 100]
+    assert sum(bool(stored.decoded) for stored in lazy._images) == 1
+    np.testing.assert_array_equal(lazy.pick([2, 0])[1], lazy[0])
+    assert [number for number, _ in decoded] == [0, 1, 2, 0]
+
+
 @pytest.mark.parametrize("image_format", ["jpg", "png"])
 def test_sizes_are_read_from_the_header(decoded, image_format):
     image = np.random.default_rng(0).integers(0, 255, (37, 51, 3), np.uint8)

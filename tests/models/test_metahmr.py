@@ -9,11 +9,14 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from made_batches import labelled_crops, placed_in_images
+from torch import nn
+from torch.func import functional_call
 from torch.utils.data import DataLoader
 
 from hmrkit.body.free import free_body
 from hmrkit.checkpoints import load_official
 from hmrkit.layers.convnet import ConvNet
+from hmrkit.layers.hrnet import ClassificationHRNet, PoseHRNet
 from hmrkit.layers.resnet import ResNet
 from hmrkit.layers.transformer import QueryDecoder
 from hmrkit.layers.vit import ViT
@@ -23,12 +26,14 @@ from hmrkit.models.hmr.model import HMR
 from hmrkit.models.hmr2.model import HMR2
 from hmrkit.models.metahmr import module as loop
 from hmrkit.models.metahmr.adapt import Adapt
+from hmrkit.models.metahmr.folding import Folded
 from hmrkit.models.metahmr.loss import Evidence, InnerLoss
 from hmrkit.models.metahmr.model import MetaHMR
 from hmrkit.models.metahmr.module import MetaHMRModule
 from hmrkit.models.pymaf.model import PyMAF
 from hmrkit.models.tokenhmr.model import TokenHMR
 from hmrkit.models.tokenhmr.tokenizer import PoseTokenizer
+from hmrkit.types import Body
 
 SIZE = (64, 64)
 STATES = Path(__file__).parents[1] / "parity" / "cases" / "metahmr"
@@ -41,6 +46,16 @@ def body_model():
 
 def make_batch(body_model, num: int = 4) -> dict:
     return placed_in_images(labelled_crops(body_model, SIZE, num))
+
+
+def doubled(batch: dict) -> dict:
+    """The same in float64."""
+
+    def double(value):
+        return value.double() if torch.is_tensor(value) and value.is_floating_point() else value
+
+    label = Body(*(value.double() for value in vars(batch["body"]).values()))
+    return {name: double(value) for name, value in batch.items()} | {"body": label}
 
 
 def backbone() -> ConvNet:
@@ -155,12 +170,7 @@ def test_the_auxiliary_network_learns_in_second_order_only(body_model):
 def test_second_order_gradients_are_those_of_finite_differences(body_model):
     smooth = InnerLoss(Evidence(), vertices=0.0)  # L1 has kinks
     module = make_module(body_model, first_order=False, inner_loss=smooth).double().train()
-    to64 = {
-        name: value.double() if torch.is_tensor(value) and value.is_floating_point() else value
-        for name, value in make_batch(body_model).items()
-    }
-    label = to64["body"]
-    batch = to64 | {"body": type(label)(*(value.double() for value in vars(label).values()))}
+    batch = doubled(make_batch(body_model))
     weight = module.net.auxiliary.head.decpose.bias
     outer_total(module, batch).backward()
     row = int(weight.grad.abs().argmax())
@@ -282,12 +292,12 @@ def row(batch: dict, index: int) -> dict:
     return {**one, "image_of_view": zero, "person_of_view": zero}
 
 
-@pytest.mark.parametrize("per", ["sample", "batch"])
+@pytest.mark.parametrize(("per", "is_folded"), [("sample", True), ("batch", False)])
 @pytest.mark.parametrize("method", METHODS)
-def test_any_network_of_crops_comes_nearer_to_the_evidence(body_model, method, per):
+def test_any_network_of_crops_comes_nearer_to_the_evidence(body_model, method, per, is_folded):
     net, batch = make_any(method, body_model), make_batch(body_model)
     weights = {name: value.clone() for name, value in net.state_dict().items()}
-    prediction = make_adapt(per=per)(net, batch, body_model)
+    prediction = make_adapt(per=per, is_folded=is_folded)(net, batch, body_model)
     curve = prediction.extra["adapt_keypoints2d"]
     assert curve.shape == (4, 5)
     assert curve[:, -1].mean() < curve[:, 0].mean()
@@ -401,6 +411,44 @@ def test_people_stop_one_by_one(body_model):
         torch.testing.assert_close(
             stopped.body.body_pose[index], alone.body.body_pose[0], atol=1e-4, rtol=1e-3
         )
+
+
+@pytest.mark.parametrize("kind", ["resnet", "pose_hrnet", "classification_hrnet", "convnet"])
+def test_folded_norms_give_the_same_function_and_gradients(body_model, kind):
+    torch.manual_seed(0)
+    small = {"width": 8, "num_modules": (1, 1, 1), "num_blocks": 1}
+    made = {
+        "resnet": lambda: ResNet([1, 1, 1, 1]),
+        "pose_hrnet": lambda: PoseHRNet(**small),
+        "classification_hrnet": lambda: ClassificationHRNet(**small),
+        "convnet": backbone,
+    }[kind]()
+    for part in made.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight)
+        if isinstance(part, nn.BatchNorm2d):
+            nn.init.normal_(part.weight, 1.0, 0.1)
+            nn.init.normal_(part.bias, 0.0, 0.1)
+            part.running_mean.normal_(0.0, 0.1)
+            part.running_var.uniform_(0.5, 1.5)
+    net = CLIFF(made, body_model, SIZE, num_hidden=64).double().eval()
+    folded = Folded(net)
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in folded.net.modules())
+    batch = doubled(make_batch(body_model))
+    own = dict(net.named_parameters())
+    bodies = [
+        functional_call(one, weights, (batch, body_model)).body.body_pose
+        for one, weights in ((net, own), (folded.net, folded.weights(own)))
+    ]
+    torch.testing.assert_close(*bodies, atol=1e-9, rtol=0)
+    weight = torch.randn(bodies[0].shape, dtype=torch.float64)
+    grads = [
+        torch.autograd.grad((b * weight).sum(), own.values(), allow_unused=True) for b in bodies
+    ]
+    for name, first, second in zip(own, *grads, strict=True):
+        if first is not None:
+            torch.testing.assert_close(first, second, atol=1e-8, rtol=1e-6, msg=name)
+    assert any(isinstance(part, nn.BatchNorm2d) for part in net.modules())
 
 
 def test_a_batch_that_is_not_of_crops_is_refused(body_model):

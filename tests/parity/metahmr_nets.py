@@ -267,9 +267,10 @@ def train_outputs(case: Case, tmp_path, is_double: bool = False) -> dict[str, Te
         outputs |= _gradients(case, entry, dict(getattr(module.net, network).named_parameters()))
     module.configure_optimizers().step()
     for entry, network in NETWORKS.items():
-        for ours, value in getattr(module.net, network).state_dict().items():
-            for what in ("after_adam", "bn_after"):
-                outputs[f"{what}.{entry}.{_their_name(case, entry, ours)}"] = value.flatten()[:8]
+        state = getattr(module.net, network).state_dict()
+        for what in ("after_adam", "bn_after"):
+            for name in case.named(f"{what}.{entry}."):
+                outputs[f"{what}.{entry}.{name}"] = state[our_name(name)].flatten()[:8]
     return outputs
 
 
@@ -328,10 +329,6 @@ def _adaptation(
     return outputs
 
 
-def _their_name(case: Case, entry: str, ours: str) -> str:
-    return {our_name(name): name for name in case.table[entry]}[ours]
-
-
 def _gradients(case: Case, entry: str, named: dict[str, nn.Parameter]) -> dict[str, Tensor]:
     """Lengths of all gradients of a network and the first values of each."""
     without = case.spec["parameter_names"].get(f"{entry}_grad_is_none", "all")
@@ -339,8 +336,9 @@ def _gradients(case: Case, entry: str, named: dict[str, nn.Parameter]) -> dict[s
         assert all(parameter.grad is None for parameter in named.values()), entry
         return {}
     names = case.spec["parameter_names"][entry]
-    assert {our_name(name) for name in names} - {None} == named.keys()
-    grads = {name: named[our_name(name)].grad if our_name(name) else None for name in names}
+    ours = {name: our_name(name) for name in names}
+    assert set(ours.values()) - {None} == named.keys()
+    grads = {name: named[our].grad if our else None for name, our in ours.items()}
     assert [name for name, grad in grads.items() if grad is None] == without
     norms = [0.0 if grad is None else grad.double().norm().item() for grad in grads.values()]
     known = {name: grad for name, grad in grads.items() if grad is not None}

@@ -51,14 +51,10 @@ class Case:
         assert match, f"{self.name} states no tolerance for {word}"
         return float(match[1])
 
-    @cached_property
-    def table(self) -> dict[str, dict[str, list]]:
-        """Names of the authors' checkpoint, by entry of the file, with shape and type."""
-        with gzip.open(self.path.with_name(self.spec["state"]), "rt") as lines:
-            return json.load(lines)
-
     def states(self) -> dict[str, dict[str, np.ndarray]]:
         """The filled networks of the authors' checkpoint, by entry of the file."""
+        with gzip.open(self.path.with_name(self.spec["state"]), "rt") as lines:
+            table = json.load(lines)
         mean = {
             "init_pose": mean_pose6d(self.salt)[None],
             "init_shape": mean_betas(self.salt)[None],
@@ -68,7 +64,7 @@ class Case:
         for entry in ("model", "model_aux"):
             networks[entry] = {
                 key: mean[key] if key in mean else self._filled(entry, key, shape)
-                for key, (shape, _) in self.table[entry].items()
+                for key, (shape, _) in table[entry].items()
             }
         return networks
 

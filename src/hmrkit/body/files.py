@@ -49,8 +49,8 @@ def smpl_body(
     Args:
         folder: where the files are (or one level below), or one model file.
         gender: neutral, male or female.
-        joint_regressor_extra: J_regressor_extra.npy, (9, 6890); or SMPL_to_J19.pkl, (19, 6890), with
-            which 4D-Humans and TokenHMR also measure the limbs of "spin44" on the surface.
+        joint_regressor_extra: J_regressor_extra.npy, (9, 6890); or SMPL_to_J19.pkl, (19, 6890),
+            with which 4D-Humans and TokenHMR also measure the limbs of "spin44" on the surface.
         joint_regressor_h36m: J_regressor_h36m.npy, (17, 6890).
         mean_params: smpl_mean_params.npz with ``pose`` (144,) 6D interleaved and ``shape`` (10,).
         kid_template: AGORA's smpl_kid_template.npy, (6890, 3): the body has an 11th shape

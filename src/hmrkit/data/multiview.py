@@ -89,7 +89,7 @@ class MultiView:
     def _cut_views(
         self, sample: Sample, views: np.ndarray, draws: list[AugmentParams]
     ) -> tuple[list[tuple[np.ndarray, Sample]], dict[str, np.ndarray]]:
-        """What ``crops`` makes of every view, and what ``keypoint_crops`` does, if there are any."""
+        """What ``crops`` makes of every view, and what ``keypoint_crops`` may add to it."""
         first, second = {}, {}
         # Image by image, so that each is decoded once and the pixels of one at a time are held.
         for i in np.argsort(sample["image_of_view"][views], kind="stable").tolist():

@@ -1,8 +1,8 @@
 """HMR2.0's loss: sums over the batch, so its scale grows with the batch size.
 
-The adversarial pose prior takes one step per iteration together with the network: the network's term
-sees the discriminator's weights without a gradient to them, the discriminator's term the predicted
-bodies without a gradient to the network, both from before the step. That is upstream's pair of
+The adversarial pose prior takes one step per iteration together with the network: the network's
+term sees the discriminator's weights without a gradient to them, the discriminator's term the
+predicted bodies without a gradient to the network, both from before the step. That is upstream's pair of
 optimisers in one, and an iteration is one step.
 """
 

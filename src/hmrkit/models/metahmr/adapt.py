@@ -50,6 +50,8 @@ class Adapt(nn.Module):
             before, the inner loss being the first; None never stops.
         chunk_size: people adapted at once with ``per="sample"``; each needs a copy of the weights,
             of their gradient and of Adam's two averages.
+        is_folded: run each norm and the convolution before it as one: faster, equal to rounding,
+            which Adam's first steps can turn into moves of ``lr``.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Adapt(nn.Module):
         adam_parameters: Sequence[str] | None = None,
         tolerance: float | None = None,
         chunk_size: int = 4,
+        is_folded: bool = False,
     ) -> None:
         super().__init__()
         if per not in ("sample", "batch"):
@@ -84,6 +87,7 @@ class Adapt(nn.Module):
         self.adam_parameters = ("",) if adam_parameters is None else tuple(adam_parameters)
         self.tolerance = tolerance
         self.chunk_size = chunk_size
+        self.is_folded = is_folded
 
     def forward(
         self,
@@ -123,7 +127,7 @@ class Adapt(nn.Module):
         """The weights that the steps on a batch will change."""
         changed = {name for names in self._names(net, auxiliary) for name in names}
         names = [name for name, _ in net.named_parameters() if name in changed]
-        return Copies(net, names, batch, body_model, self.per == "sample")
+        return Copies(net, names, batch, body_model, self.per == "sample", self.is_folded)
 
     def steps(self, copies: Copies, auxiliary: nn.Module | None = None) -> Iterator[Step]:
         """Yield what is known before each step, then take it; the weights are in ``copies``."""

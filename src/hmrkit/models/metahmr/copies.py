@@ -27,6 +27,7 @@ class Copies:
         batch: P crops, one person each.
         body_model: for networks that need it.
         is_per_sample: a copy for each person, all of them run at once, instead of one for all.
+        is_folded: run norms and the convolutions before them as one, equal to rounding.
 
     Attributes:
         leaves: the weights to change, by name; with a leading axis of P where each has a copy.
@@ -39,6 +40,7 @@ class Copies:
         batch: Batch,
         body_model: SMPL,
         is_per_sample: bool,
+        is_folded: bool = False,
     ) -> None:
         self.net, self.batch, self.body_model = net, batch, body_model
         num = len(batch["image"])
@@ -58,7 +60,7 @@ class Copies:
             for name in names
         }
         self._fixed = {name: value for name, value in own.items() if name not in self.leaves}
-        self._folded = Folded(net)
+        self._folded = Folded(net) if is_folded else None
         self._takes_feature = takes_feature(net)
         self._feature: Tensor | None = None
 
@@ -69,8 +71,7 @@ class Copies:
             with sdpa_kernel(SDPBackend.MATH):  # the CPU's fused attention has no rule for vmap
                 prediction = _to_prediction(vmap(self._of_one)(self.leaves, self._rows(), given))
         else:
-            weights = self._folded.weights({**self._fixed, **self.leaves})
-            prediction = call(self._folded.net, weights, self.batch, self.body_model, self._feature)
+            prediction = self._call(self.leaves, self.batch, self._feature)
         if self._takes_feature:
             self._feature = prediction.extra["feature"]
         return prediction
@@ -79,6 +80,13 @@ class Copies:
         """Must be told the names of the leaves that were changed."""
         if any(map(in_backbone, names)):
             self._feature = None
+
+    def _call(self, leaves: dict[str, Tensor], batch: Batch, feature: Tensor | None) -> Prediction:
+        weights = {**self._fixed, **leaves}
+        if self._folded is None:
+            return call(self.net, weights, batch, self.body_model, feature)
+        folded = self._folded.weights(weights)
+        return call(self._folded.net, folded, batch, self.body_model, feature)
 
     def _rows(self) -> dict[str, Tensor]:
         """The tensors of the batch that have a row per crop."""
@@ -95,8 +103,7 @@ class Copies:
         batch: Any = {name: value[None] for name, value in row.items()}
         batch |= {"image_of_view": zero, "person_of_view": zero}
         feature = given["feature"][None] if given else None
-        weights = self._folded.weights({**self._fixed, **leaves})
-        prediction = call(self._folded.net, weights, batch, self.body_model, feature)
+        prediction = self._call(leaves, batch, feature)
         values = {
             "body": vars(prediction.body),
             "own": {n: getattr(prediction, n) for n in ("transl_cam", "intrinsics_crop")},
