@@ -22,8 +22,8 @@ loss                           hmrkit.models.heatformer.loss.HeatFormerLoss
 ============================== ====================================================================
 
 What it predicts: a body per view, in the axes of the view's camera (``estimate.view_bodies``),
-which is what the authors score. ``Prediction.body`` is one body per person in the world: the mean of the
-views' rotations, shapes and places, with the pelvis where the views were told to have it.
+which is what the authors score. ``Prediction.body`` is one body per person in the world: the mean
+of the views' rotations, shapes and places, with the pelvis where the views were told to have it.
 
 Deviations:
 

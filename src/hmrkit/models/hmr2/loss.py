@@ -2,8 +2,8 @@
 
 The adversarial pose prior takes one step per iteration together with the network: the network's
 term sees the discriminator's weights without a gradient to them, the discriminator's term the
-predicted bodies without a gradient to the network, both from before the step. That is upstream's pair of
-optimisers in one, and an iteration is one step.
+predicted bodies without a gradient to the network, both from before the step. That is upstream's
+pair of optimisers in one, and an iteration is one step.
 """
 
 import torch

@@ -220,10 +220,13 @@ class PatchEmbed(nn.Module):
 
 
 def halve_positions(table: Tensor) -> Tensor:
-    """The position table (n, n, D) for tokens of twice the size: (n / 2, n / 2, D)."""
-    half = len(table) // 2
-    grid = F.interpolate(table.permute(2, 0, 1)[None], size=(half, half), mode="bicubic")
-    return grid[0].permute(1, 2, 0)
+    """The position table (n, n, D) for tokens of twice the size, bicubic: (n / 2, n / 2, D)."""
+    side = len(table)
+    identity = torch.eye(side, device=table.device)[None, None]
+    halve = F.interpolate(identity, size=(side // 2, side), mode="bicubic")[0, 0]  # (n / 2, n)
+    with torch.autocast(table.device.type, enabled=False):
+        rows = (halve @ table.flatten(1)).unflatten(1, (side, -1))  # (n / 2, n, D)
+        return halve @ rows
 
 
 def patches_of(image: Tensor) -> Tensor:
