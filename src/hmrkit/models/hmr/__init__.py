@@ -6,8 +6,9 @@ Human Pose and Shape Estimation", ECCV 2022. Both as Meta-HMR (arXiv 2401.14121)
 Authors' code: github.com/fmx789/Meta-HMR at d7df13a92c56b3289e97f98e337cb9032780a1f0, which has no
 licence file; nothing was copied, the code was written from a description and checked against
 numbers. Weights: `hmr_resnet_3dpw.pt`, `hmr_resnet_h36m.pt`, `cliff_hrnet_3dpw.pt` and
-`cliff_hrnet_h36m.pt` there (no licence given), `hmr.pt` of SPIN, `res50-PA45.7_MJE72.0_MVE85.3_3dpw.pt`
-and `hr48-PA43.0_MJE69.0_MVE81.2_3dpw.pt` of CLIFF (see their own terms).
+`cliff_hrnet_h36m.pt` there (no licence given), `hmr.pt` of SPIN,
+`res50-PA45.7_MJE72.0_MVE85.3_3dpw.pt` and `hr48-PA43.0_MJE69.0_MVE81.2_3dpw.pt` of CLIFF (see
+their own terms).
 
 ======================== ==================================================
 term in the papers       symbol
@@ -34,7 +35,7 @@ Deviations:
 * Crops are smoothed before they are shrunk; ``data.cut.with_antialias=false`` samples as upstream.
 * 2D keypoints of a dataset that has no OpenPose detections count in the mean's denominator as
   upstream's do (``joint_set: spin49``); ``joint_set: smpl24`` trains on SMPL's own joints alone.
-* CLIFF's principal point is the middle of the image, mirrored images included, as upstream; its focal
-  length is the mean of both axes' where they differ.
+* CLIFF's principal point is the middle of the image, mirrored images included, as upstream; its
+  focal length is the mean of both axes' where they differ.
 * The pose network's heatmap layer, which nothing reads, is left out.
 """

@@ -24,6 +24,9 @@ from hmrkit.models.metahmr.loss import InnerLoss, Term, means
 from hmrkit.types import Batch, Prediction
 
 
+_CHUNK_SIZE = 8  # people at once on an accelerator
+
+
 class Step(NamedTuple):
     """What is known before a step is taken; P people, G copies of the weights (P or 1)."""
 
@@ -49,7 +52,8 @@ class Adapt(nn.Module):
         tolerance: stop after a step at which the loss differed by less from that of the step
             before, the inner loss being the first; None never stops.
         chunk_size: people adapted at once with ``per="sample"``; each needs a copy of the weights,
-            of their gradient and of Adam's two averages.
+            of their gradient and of Adam's two averages. None: one on a CPU, where more are not
+            faster, else eight.
         is_folded: run each norm and the convolution before it as one: faster, equal to rounding,
             which Adam's first steps can turn into moves of ``lr``.
     """
@@ -66,16 +70,15 @@ class Adapt(nn.Module):
         lr: float = 1e-5,
         adam_parameters: Sequence[str] | None = None,
         tolerance: float | None = None,
-        chunk_size: int = 4,
+        chunk_size: int | None = None,
         is_folded: bool = False,
     ) -> None:
         super().__init__()
         if per not in ("sample", "batch"):
             raise ValueError(f"adapt.per={per!r}: choose sample or batch")
-        if num_steps < 1 or chunk_size < 1:
-            raise ValueError(
-                f"adapt.num_steps={num_steps}, adapt.chunk_size={chunk_size}: give 1 or more"
-            )
+        for name, value in {"num_steps": num_steps, "chunk_size": chunk_size}.items():
+            if value is not None and value < 1:
+                raise ValueError(f"adapt.{name}={value}: give 1 or more")
         self.loss = loss
         self.per = per
         self.num_steps = num_steps
@@ -111,13 +114,15 @@ class Adapt(nn.Module):
             ``extra["adapt_keypoints2d"]`` (P, num_steps + 1) holds each person's evidence loss
             before every step and at the end, NaN where steps were not needed.
         """
+        assert not net.training
         with torch.inference_mode(False), torch.enable_grad():
             batch = _own(batch)
             if self.per == "batch":
                 return self._fitted(net, batch, body_model, auxiliary)
+            size = self.chunk_size or (1 if batch["image"].device.type == "cpu" else _CHUNK_SIZE)
             parts = [
                 _with_rows_only(self._fitted(net, part, body_model, auxiliary))
-                for part in _parts(batch, self.chunk_size)
+                for part in _parts(batch, size)
             ]
             return _map(lambda *rows: torch.cat(rows), *parts)
 
