@@ -23,7 +23,6 @@ from hmrkit.models.metahmr.functional import matching_names
 from hmrkit.models.metahmr.loss import InnerLoss, Term, means
 from hmrkit.types import Batch, Prediction
 
-
 _CHUNK_SIZE = 8  # people at once on an accelerator
 
 
