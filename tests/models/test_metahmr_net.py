@@ -283,7 +283,7 @@ METHODS = ["hmr", "cliff", "hmr2", "tokenhmr", "pymaf"]
 
 def make_adapt(**options) -> Adapt:
     loss = InnerLoss(Evidence(), with_unlabelled=True)
-    return Adapt(loss, **{"num_steps": 4, "lr": 1e-4, "inner_lr": 1e-4, **options})
+    return Adapt(loss, **{"num_steps": 4, "lr": 1e-4, "inner_lr": 1e-4, "chunk_size": 4, **options})
 
 
 def row(batch: dict, index: int) -> dict:
@@ -479,6 +479,26 @@ def test_the_module_adapts_where_it_predicts_and_not_while_it_is_fit(body_model)
 
     module._trainer = Fitting()
     assert "adapt_keypoints2d" not in module.predict(batch).extra
+
+
+def test_a_test_run_scores_people_before_and_after_adaptation(body_model, tmp_path):
+    class Data(pl.LightningDataModule):
+        test_names = ("made",)
+
+        def test_dataloader(self):
+            named = {"key": ["a", "b", "c", "d"], "index": torch.arange(4)}
+            return DataLoader([make_batch(body_model) | named], batch_size=None)
+
+        def protocol(self, source: str) -> dict:
+            return {"name": "joints", "joint_set": "smpl24", "root": ["pelvis"]}
+
+    module = make_module(body_model, adapt=make_adapt(num_steps=2))
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
+    trainer = pl.Trainer(accelerator="cpu", default_root_dir=tmp_path, **quiet)
+    trainer.test(module, Data(), verbose=False)
+    (rows,) = module.rows["made"]
+    assert {"mpjpe", "stage0_mpjpe", "baseline_mpjpe"} <= rows.keys()
+    assert (rows["mpjpe"] != rows["stage0_mpjpe"]).all()
 
 
 # ------------------------------------------------------------------------------------- checkpoints

@@ -14,7 +14,7 @@ from hmrkit.models.heatformer.views import Rig, ViewTable
 _MIN_PEAK = 0.01  # a map that does not rise above it shows no joint
 _TEMPERATURE = 0.05  # of the softmax over a map
 _WINDOW_PX = 7.5  # radius of the disc around the peak that counts
-_DEPTHS = (1.0, 5.0)  # m, two points of every pixel's ray
+_DEPTHS_MM = (1000.0, 5000.0)  # two points of every pixel's ray
 _MM = 1000.0
 
 
@@ -36,9 +36,7 @@ def soft_argmax(maps: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(peak > _MIN_PEAK, points, 0.0), peak[..., 0]
 
 
-def fuse_heatmaps(
-    maps: Tensor, pairs: Tensor, rig: Rig, depths: tuple[float, float] = _DEPTHS
-) -> Tensor:
+def fuse_heatmaps(maps: Tensor, pairs: Tensor, rig: Rig) -> Tensor:
     """Every view's heatmaps plus what the other views of the person see along epipolar lines.
 
     One pair of views at a time: memory does not grow with the number of views.
@@ -47,7 +45,6 @@ def fuse_heatmaps(
         maps: (O, K, h, w).
         pairs: (E, 2) a view and another one of the same person.
         rig: the cameras.
-        depths: of two points on a pixel's ray, in the unit of ``rig.transl``.
 
     Returns:
         (O, K, h, w).
@@ -56,14 +53,12 @@ def fuse_heatmaps(
     scaled = maps / torch.where(peak > _MIN_PEAK, peak, 1e6)
     fused = peak * scaled
     for view, other in pairs.tolist():
-        seen = epipolar_max(scaled[other], view, other, rig, depths)
+        seen = epipolar_max(scaled[other], view, other, rig)
         fused[view] += peak[other] * seen
     return fused
 
 
-def epipolar_max(
-    maps: Tensor, view: int, other: int, rig: Rig, depths: tuple[float, float] = _DEPTHS
-) -> Tensor:
+def epipolar_max(maps: Tensor, view: int, other: int, rig: Rig) -> Tensor:
     """For every pixel of ``view`` the maximum along its line in the maps of ``other``.
 
     A line is sampled at every column and at every row, at the nearest pixel, 0 outside.
@@ -73,13 +68,12 @@ def epipolar_max(
         view: row of the rig.
         other: row of the rig.
         rig: the cameras.
-        depths: as in ``fuse_heatmaps``.
 
     Returns:
         (K, h, w).
     """
     height, width = maps.shape[-2:]
-    (x0, y0), (x1, y1) = _ray_in_other(view, other, rig, (height, width), depths)
+    (x0, y0), (x1, y1) = _ray_in_other(view, other, rig, (height, width))
     slope = (y1 - y0) / (x1 - x0)
     columns = torch.arange(width, device=maps.device, dtype=x0.dtype).expand(len(x0), -1)
     rows = torch.arange(height, device=maps.device, dtype=x0.dtype).expand(len(x0), -1)
@@ -94,23 +88,23 @@ def epipolar_max(
     return F.embedding_bag(place, values, mode="max").t().view_as(maps)
 
 
-def _ray_in_other(
-    view: int, other: int, rig: Rig, size_hw: tuple[int, int], depths: tuple[float, float]
-) -> list[Tensor]:
+def _ray_in_other(view: int, other: int, rig: Rig, size_hw: tuple[int, int]) -> list[Tensor]:
     """Two points of each pixel's ray, (2, h w) px of the other view's heatmap.
 
-    The order of operations is upstream's: which pixel is nearest hangs on the last digit.
+    In millimetres and in an order of operations that agrees with upstream's to the last digit, on
+    which it hangs what pixel is nearest.
     """
     places = [torch.arange(n, device=rig.transl.device, dtype=rig.transl.dtype) for n in size_hw]
     y, x = torch.meshgrid(*places, indexing="ij")
     pixels = torch.stack([x, y, torch.ones_like(x)], dim=-1).flatten(0, 1)  # (h w, 3)
-    center = -_apply(torch.linalg.inv(rig.rotation[view]), rig.transl[view])
+    transl, other_transl = _MM * rig.transl[view], _MM * rig.transl[other]
+    center = -_apply(torch.linalg.inv(rig.rotation[view]), transl)
     on_image = _apply(torch.linalg.inv(rig.img_to_map_px[view]), pixels)
     points = []
-    for depth in depths:
+    for depth in _DEPTHS_MM:
         ray = _apply(torch.linalg.inv(rig.intrinsics[view]), depth * on_image)
         world = _apply(rig.rotation[view].t(), ray) + center
-        img = _apply(rig.intrinsics[other], _apply(rig.rotation[other], world) + rig.transl[other])
+        img = _apply(rig.intrinsics[other], _apply(rig.rotation[other], world) + other_transl)
         points.append(_apply(rig.img_to_map_px[other], img / img[:, 2:])[:, :2].t())
     return points
 
