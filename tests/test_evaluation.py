@@ -5,7 +5,7 @@ import torch
 
 from hmrkit.body import joints
 from hmrkit.body.free import free_body
-from hmrkit.evaluation import Protocol, label_mesh, mean_pose_mesh, person_metrics
+from hmrkit.evaluation import Protocol, build_protocol, label_mesh, mean_pose_mesh, person_metrics
 from hmrkit.geometry.rotations import axis_angle_to_rotmat
 from hmrkit.types import Batch, Body, Mesh
 
@@ -67,3 +67,16 @@ def test_the_root_may_lie_outside_the_scored_joints(body_model, batch):
 def test_a_protocol_that_cannot_be_is_refused(joint_set, root):
     with pytest.raises(ValueError, match=r"smpl25|navel"):
         Protocol("wrong", joint_set, root)
+
+
+class _Found(Protocol):
+    """A protocol of another kind."""
+
+
+def test_a_protocol_of_another_kind_is_named_by_its_node():
+    node = {"name": "found", "joint_set": "smpl24", "root": ["pelvis"]}
+    assert type(build_protocol(node)) is Protocol
+    target = f"{__name__}._Found"
+    assert isinstance(build_protocol({"_target_": target, **node}), _Found)
+    with pytest.raises(ValueError, match="alignment"):
+        build_protocol({**node, "alignment": "none"})

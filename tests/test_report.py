@@ -106,6 +106,15 @@ def test_report_json_has_the_promised_layout(tmp_path):
     assert content["meta"]["nothing"] is None
 
 
+def test_numbers_of_a_whole_set_stand_beside_the_means(tmp_path):
+    summaries = {"made": {"f1": 0.9, "baseline_f1": 0.3}}
+    page = report.write_report(tmp_path, made_rows(), made_meta(), summaries=summaries)
+    metric = json.loads((tmp_path / "report.json").read_text())["tests"]["made"]["metrics"]["f1"]
+    assert (metric["value"], metric["baseline"]) == (0.9, 0.3)
+    assert metric["ratio"] == pytest.approx(3)
+    assert "f1" in page.read_text()
+
+
 def test_missing_labels_are_left_out_of_the_mean_but_a_failure_leaves_no_mean():
     rows = {"a": {"key": list("wxyz"), "pa_mpjpe": [10.0, np.nan, np.inf, 20.0]}}
     content = report.make_report(rows, {})

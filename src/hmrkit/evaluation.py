@@ -1,20 +1,39 @@
 """What is measured on a person, and by which protocol."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from hydra.utils import instantiate
 from torch import Tensor
 
 from hmrkit import metrics
 from hmrkit.body import joints
 from hmrkit.body.smpl import SMPL
-from hmrkit.types import Batch, Mesh
+from hmrkit.types import Batch, Mesh, Prediction
+
+
+def build_protocol(node: Mapping[str, Any]) -> "Protocol":
+    """The protocol of a source's node: ``Protocol``, or the class its ``_target_`` names.
+
+    Raises:
+        ValueError: if the node has an option that cannot be.
+    """
+    try:
+        if "_target_" in node:
+            return instantiate(dict(node), _convert_="all")
+        return Protocol(**node)
+    except TypeError as error:
+        raise ValueError(str(error)) from error
 
 
 @dataclass(frozen=True)
 class Protocol:
     """How a test source is scored; the report prints ``name`` beside every number.
+
+    A protocol of another kind derives from this one and replaces ``measure`` or ``summary``.
 
     Attributes:
         name: what people call it.
@@ -40,6 +59,40 @@ class Protocol:
         """The joint set that holds the scored joints and the root."""
         is_inside = set(self.root) <= set(joints.names(self.joint_set))
         return self.joint_set if is_inside else "all"
+
+    def measure(self, prediction: Prediction, batch: Batch, body_model: SMPL) -> dict[str, Tensor]:
+        """Score a batch: R rows of each column, R = P unless ``row_person`` says otherwise.
+
+        Args:
+            prediction: with its mesh.
+            batch: labels and filler.
+            body_model: the run's.
+
+        Returns:
+            ``<metric>``, ``baseline_<metric>`` (of the mean pose) and ``stage<i>_<metric>``, each
+            (R,) in the metric's unit: NaN where a row has none, infinite where the prediction
+            failed. If rows are not the labelled persons: ``row_person`` (R,) int64, a person of the
+            batch or -1.
+        """
+        assert prediction.mesh is not None
+        labels = label_mesh(batch, body_model)
+        meshes = {"": prediction.mesh}
+        meshes["baseline_"] = mean_pose_mesh(len(batch["has_pose"]), body_model)
+        for i, stage in enumerate(prediction.stages):
+            meshes[f"stage{i}_"] = stage.mesh or body_model(stage.body)
+        return {
+            prefix + metric: value
+            for prefix, mesh in meshes.items()
+            for metric, value in person_metrics(mesh, labels, batch, body_model, self).items()
+        }
+
+    def summary(self, columns: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """Numbers of a whole test set that are no means of its rows, by metric; none here.
+
+        Args:
+            columns: every row of the set, see ``hmrkit.report``.
+        """
+        return {}
 
 
 def label_mesh(batch: Batch, body_model: SMPL) -> Mesh:

@@ -9,9 +9,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from hmrkit import evaluation
 from hmrkit.body.smpl import SMPL
-from hmrkit.evaluation import Protocol
+from hmrkit.evaluation import Protocol, build_protocol
 from hmrkit.metrics import MetricMeans
 from hmrkit.types import Batch, Prediction
 
@@ -46,6 +45,7 @@ class HMRModule(pl.LightningModule):
         self.config = config
         self.save_hyperparameters({"config": config}, logger=False)
         self.means = nn.ModuleDict()  # one accumulator per evaluated source
+        self.protocols: dict[str, Protocol] = {}  # of the evaluated sources
         self.rows: dict[str, list[dict[str, Any]]] = {}  # per-person results of the last test
 
     def forward(self, batch: Batch) -> Prediction:
@@ -83,19 +83,19 @@ class HMRModule(pl.LightningModule):
         """Accumulate the metrics of one validation batch."""
         datamodule = self.trainer.datamodule
         name = datamodule.val_names[dataloader_idx]
-        self._accumulate("val", name, self._person_metrics(batch, name))
+        values = self._measure(batch, name)
+        values.pop("row_person", None)
+        self._accumulate("val", name, values)
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Accumulate metrics and keep one row per person for the report."""
         datamodule = self.trainer.datamodule
         name = datamodule.test_names[dataloader_idx]
-        values = self._person_metrics(batch, name)
+        values = self._measure(batch, name)
+        person = values.pop("row_person", torch.arange(len(batch["has_pose"]))).cpu().numpy()
         self._accumulate("test", name, values)
         columns = {k: v.float().cpu().numpy() for k, v in values.items()}
-        keys = np.asarray(batch["key"])  # of motion: one per person
-        if "image_of_view" in batch:
-            keys = keys[_image_of_person(batch)]
-        columns |= {"key": keys, "index": batch["index"].cpu().numpy()}
+        columns |= {k: v[person] for k, v in _who(batch).items()}
         self.rows.setdefault(name, []).append(columns)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Prediction:
@@ -123,22 +123,11 @@ class HMRModule(pl.LightningModule):
         scheduler = {"scheduler": self.scheduler(optimizer), "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
-    def _person_metrics(self, batch: Batch, source: str) -> dict[str, Tensor]:
-        protocol = Protocol(**self.trainer.datamodule.protocol(source))
-        prediction = self.predict(batch)
-        assert prediction.mesh is not None
-        labels = evaluation.label_mesh(batch, self.body)
-        baseline = evaluation.mean_pose_mesh(len(batch["has_pose"]), self.body)
-        meshes = {"": prediction.mesh, "baseline_": baseline}
-        for i, stage in enumerate(prediction.stages):
-            meshes[f"stage{i}_"] = stage.mesh or self.body(stage.body)
-        return {
-            prefix + metric: value
-            for prefix, mesh in meshes.items()
-            for metric, value in evaluation.person_metrics(
-                mesh, labels, batch, self.body, protocol
-            ).items()
-        }
+    def _measure(self, batch: Batch, source: str) -> dict[str, Tensor]:
+        """Rows of a batch by its source's protocol."""
+        if source not in self.protocols:
+            self.protocols[source] = build_protocol(self.trainer.datamodule.protocol(source))
+        return self.protocols[source].measure(self.predict(batch), batch, self.body)
 
     def _accumulate(self, split: str, source: str, values: dict[str, Tensor]) -> None:
         name = f"{split}/{source}".replace(".", "_")
@@ -159,9 +148,20 @@ class HMRModule(pl.LightningModule):
             self.log(f"{split}/{metric}", mean, prog_bar=metric == "pa_mpjpe", sync_dist=True)
 
 
-def _image_of_person(batch: Batch) -> np.ndarray:
-    """The first image each person is seen in, (P,)."""
-    persons = batch["person_of_view"].cpu().numpy()
-    images = batch["image_of_view"].cpu().numpy()
-    _, first = np.unique(persons, return_index=True)
-    return images[first]
+def _who(batch: Batch) -> dict[str, np.ndarray]:
+    """Who each labelled person is, with a last row for nobody: (P + 1,) each.
+
+    ``key``, ``index`` of the unit in the test set, ``person`` within the unit.
+    """
+    keys, index = np.asarray(batch["key"]), batch["index"].cpu().numpy()
+    if "image_of_view" in batch:  # of motion, keys are the persons' already
+        persons = batch["person_of_view"].cpu().numpy()
+        _, first = np.unique(persons, return_index=True)
+        keys = keys[batch["image_of_view"].cpu().numpy()[first]]
+    _, first, unit = np.unique(index, return_index=True, return_inverse=True)
+    person = np.arange(len(index)) - first[unit]
+    return {
+        "key": np.append(keys, ""),
+        "index": np.append(index, -1),
+        "person": np.append(person, -1),
+    }

@@ -2,7 +2,7 @@
 
 The rows of one test source are columns of equal length:
 
-- ``key``, ``index``: which sample, and its position in the test set;
+- ``key``, ``index``, ``person``: which sample, its position in the test set, who in it;
 - ``<metric>``: the error of the prediction, e.g. ``pa_mpjpe``;
 - ``baseline_<metric>``: the error of the mean pose on the same sample;
 - ``stage<i>_<metric>``: the error of refinement stage i, for methods that have stages.
@@ -16,6 +16,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ def write_report(
     meta: Mapping[str, Any],
     curves: Sequence[Mapping[str, Any]] = (),
     pictures: Sequence[Picture] = (),
+    summaries: Mapping[str, Mapping[str, float]] = MappingProxyType({}),
 ) -> Path:
     """Write the report of one run or one evaluation.
 
@@ -47,6 +49,7 @@ def write_report(
         curves: rows of the CSV logger: ``step``, ``train/...``, ``val/...``; blanks allowed.
         pictures: (group, source, caption, (H, W, 3) uint8 RGB), group ``worst``, ``median`` or
             ``best``.
+        summaries: source -> metric -> number of the whole source, with ``baseline_<metric>``.
 
     Returns:
         The path of ``report.html``, one file that needs nothing else.
@@ -55,7 +58,7 @@ def write_report(
         ValueError: if columns of one source differ in length or a source has no metric.
     """
     folder = Path(folder)
-    report = make_report(rows, meta)
+    report = make_report(rows, meta, summaries)
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(report, indent=2, allow_nan=False, default=str)
     (folder / "report.json").write_text(text + "\n", encoding="utf-8")
@@ -69,12 +72,17 @@ def write_report(
     return folder / "report.html"
 
 
-def make_report(rows: Rows, meta: Mapping[str, Any]) -> dict[str, Any]:
+def make_report(
+    rows: Rows,
+    meta: Mapping[str, Any],
+    summaries: Mapping[str, Mapping[str, float]] = MappingProxyType({}),
+) -> dict[str, Any]:
     """The content of report.json.
 
     Args:
         rows: source -> column -> values, see the module.
         meta: see ``write_report``.
+        summaries: see ``write_report``.
 
     Returns:
         ``{"schema_version", "method", "checkpoint", "tests": {source: {"num_samples", "protocol",
@@ -88,7 +96,9 @@ def make_report(rows: Rows, meta: Mapping[str, Any]) -> dict[str, Any]:
         "method": meta.get("method"),
         "checkpoint": None if meta.get("checkpoint") is None else str(meta["checkpoint"]),
         "tests": {
-            source: _summary(source, table, str(protocols.get(source, "")))
+            source: _summary(
+                source, table, str(protocols.get(source, "")), summaries.get(source, {})
+            )
             for source, table in rows.items()
         },
         "meta": _plain({k: v for k, v in meta.items() if k not in own}),
@@ -154,7 +164,9 @@ def format_table(report: Mapping[str, Any] | Path) -> str:
     )
 
 
-def _summary(source: str, table: Mapping[str, Any], protocol: str) -> dict[str, Any]:
+def _summary(
+    source: str, table: Mapping[str, Any], protocol: str, numbers: Mapping[str, float]
+) -> dict[str, Any]:
     lengths = {name: len(values) for name, values in table.items()}
     names = columns.metric_names(table)
     if len(set(lengths.values())) != 1 or not names:
@@ -165,19 +177,19 @@ def _summary(source: str, table: Mapping[str, Any], protocol: str) -> dict[str, 
     return {
         "num_samples": next(iter(lengths.values())),
         "protocol": protocol,
-        "metrics": {name: _metric_summary(table, name) for name in names},
+        "metrics": {name: _metric_summary(table, name) for name in names}
+        | {
+            name: _entry(name, numbers[name], numbers.get(f"baseline_{name}"))
+            for name in columns.metric_names(numbers)
+        },
     }
 
 
 def _metric_summary(table: Mapping[str, Any], name: str) -> dict[str, Any]:
     values = np.asarray(table[name], dtype=np.float64)
-    value, baseline = _mean(values), _mean(table.get(f"baseline_{name}", ()))
     stages = columns.stage_names(table, name)
-    summary = {
-        "value": value,
-        "unit": columns.metric(name).unit,
-        "baseline": baseline,
-        "ratio": value / baseline if value is not None and baseline else None,
+    value = _mean(values)
+    summary = _entry(name, value, _mean(table.get(f"baseline_{name}", ()))) | {
         "median": float(np.median(values[np.isfinite(values)])) if value is not None else None,
         "num_failed": int(np.isinf(values).sum()),
         "num_unlabelled": int(np.isnan(values).sum()),
@@ -185,6 +197,18 @@ def _metric_summary(table: Mapping[str, Any], name: str) -> dict[str, Any]:
     if stages:
         summary["stages"] = [_mean(table[column]) for column in stages]
     return summary
+
+
+def _entry(name: str, value: float | None, baseline: float | None) -> dict[str, Any]:
+    return {
+        "value": value,
+        "unit": columns.metric(name).unit,
+        "baseline": baseline,
+        "ratio": value / baseline if value is not None and baseline else None,
+        "median": None,
+        "num_failed": 0,
+        "num_unlabelled": 0,
+    }
 
 
 def _mean(values: Any) -> float | None:

@@ -23,7 +23,7 @@ from hmrkit import configs, report
 from hmrkit.checkpoints import build_module, load_checkpoint, read_checkpoint
 from hmrkit.data.datamodule import DataModule
 from hmrkit.data.machine import auto_workers, num_cores
-from hmrkit.evaluation import Protocol
+from hmrkit.evaluation import build_protocol
 from hmrkit.initial_weights import set_initial_weights
 from hmrkit.module import HMRModule
 
@@ -49,8 +49,8 @@ def build_datamodule(
     datamodule = instantiate(config["data"], **maps, allow_missing=allow_missing, _convert_="all")
     for name in [*datamodule.val_names, *datamodule.test_names]:
         try:
-            Protocol(**datamodule.protocol(name))
-        except (ValueError, TypeError) as error:
+            build_protocol(datamodule.protocol(name))
+        except ValueError as error:
             raise ValueError(f"source {name!r}: {error}") from error
     return datamodule
 
@@ -157,10 +157,13 @@ def _test(
     timing = {**timing, "test_s": round(time.perf_counter() - started, 1)}
     metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("test/")}
     rows = _gather_rows(module)
+    summaries = {name: module.protocols[name].summary(rows[name]) for name in rows}
+    for name, summary in summaries.items():
+        metrics |= {f"test/{name}/{metric}": value for metric, value in summary.items()}
     if trainer.is_global_zero:
         pictures = _pictures(module, datamodule, rows, config.num_pictures)
         meta = _meta(module, datamodule, checkpoint, timing)
-        path = report.write_report(folder, rows, meta, _curves(folder), pictures)
+        path = report.write_report(folder, rows, meta, _curves(folder), pictures, summaries)
         log.info("\n%s\nreport: %s", report.format_table(path.parent / "report.json"), path)
     return metrics
 
@@ -189,7 +192,7 @@ def _pictures(module: HMRModule, datamodule: Any, rows: dict, num: int) -> list[
         for group, picked in report.pick_samples(columns["pa_mpjpe"], num).items():
             for row in picked:
                 unit = columns["index"][row]
-                person = int((columns["index"][:row] == unit).sum())  # of a unit with several
+                person = int(columns["person"][row])
                 batch = datamodule.test_batch(source, [int(unit)])
                 batch = module.transfer_batch_to_device(batch, module.device, 0)
                 prediction = module.predict(batch)

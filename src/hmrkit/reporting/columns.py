@@ -38,7 +38,7 @@ def metric_names(columns: Mapping[str, Any]) -> list[str]:
     return [
         name
         for name in columns
-        if name not in ("key", "index")
+        if name not in ("key", "index", "person")
         and not name.startswith("baseline_")
         and not _STAGE.match(name)
     ]
