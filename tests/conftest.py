@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from hmrkit.configs import load_config, to_plain
-
-TINY = {"train": (192, 1), "val": (24, 2), "test": (32, 3)}  # split -> records, seed
+from made_quickstart import TINY, tiny_sizes
 
 
 @pytest.fixture(scope="session")
@@ -28,12 +27,6 @@ def tiny_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert node["synth"]["seed"] == seed, name
         make_shards(output=node["path"], workers=2, **node["synth"])
     return folder
-
-
-def tiny_sizes() -> list[str]:
-    """Overrides that shrink the quick start's data to seconds."""
-    sizes = [f"mix.{split}.quickstart.synth.num={num}" for split, (num, _) in TINY.items()]
-    return [*sizes, *(f"mix.{split}.quickstart.synth.image_size=64" for split in TINY)]
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from hmrkit.checkpoints import load_checkpoint, load_official, read_checkpoint, save_checkpoint
+from hmrkit.checkpoints import load_checkpoint, load_official, save_checkpoint
+from hmrkit.weight_files import read_checkpoint
 
 STATES = Path(__file__).parent / "parity" / "cases" / "metahmr"
 

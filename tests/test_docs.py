@@ -38,7 +38,7 @@ def test_every_source_bears_the_name_of_its_file():
 def test_every_mix_is_on_the_data_page():
     mixes = {path.stem for path in (Path(config_dir()) / "mix").glob("*.yaml")}
     named = set(re.findall(r"`(\w+)`", DATA))
-    made_up = {"quickstart", "synthetic", "synthetic_motion"}
+    made_up = {m for m in mixes if m.startswith(("quickstart", "synthetic")) or m.endswith("_tiny")}
     assert sorted(mixes - named - made_up) == []
 
 
@@ -50,3 +50,20 @@ def test_every_source_that_a_mix_scores_says_how_and_shares_add_up(mix: str):
             assert node.get("protocol") is not None, f"{split}.{name}"
     weights = [node.weight for node in nodes.train.values()]
     assert not weights or set(weights) == {"auto"} or sum(weights) == pytest.approx(1, abs=1e-3)
+
+
+METHODS = (ROOT / "docs" / "methods.md").read_text()
+
+
+def test_every_experiment_and_model_is_on_the_page_of_methods():
+    named = set(re.findall(r"`(\w+)`", METHODS))
+    for group in ("experiment", "model"):
+        there = {path.stem for path in (Path(config_dir()) / group).glob("*.yaml")}
+        assert sorted(there - named) == [], group
+
+
+def test_recipes_name_the_files_they_begin_with():
+    for path in (Path(config_dir()) / "experiment").glob("*.yaml"):
+        for name in re.findall(r"\$\{paths\.weights\}/([\w.=-]+)", path.read_text()):
+            stem = name.split("-PA")[0]  # the page abbreviates CLIFF's names
+            assert stem in METHODS, f"{path.name}: {name}"

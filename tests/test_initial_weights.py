@@ -62,3 +62,24 @@ def test_what_does_not_fit_is_named(tmp_path, content, part, message):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"gone\.pth"):
         set_initial_weights(network(), {"backbone": tmp_path / "gone.pth"})
+
+
+def reader(path: str) -> dict[str, torch.Tensor]:
+    return {name: torch.load(path)["others"][name] for name in WEIGHTS}
+
+
+def test_a_reader_gives_weights_whose_file_has_other_names_and_null_leaves_them(tmp_path):
+    net = network()
+    before = net["head"].weight.clone()
+    node = {"_target_": f"{__name__}.reader", "path": saved(tmp_path, {"others": WEIGHTS})}
+    set_initial_weights(net, {"backbone": node, "head": None})
+    assert torch.equal(net["backbone"].weight, WEIGHTS["weight"])
+    assert torch.equal(net["head"].weight, before)
+
+
+def test_a_missing_file_is_named_with_its_option():
+    with pytest.raises(FileNotFoundError, match=r"initial_weights.backbone.*nowhere.*null"):
+        set_initial_weights(network(), {"backbone": "nowhere.pth"})
+    node = {"_target_": "hmrkit.models.tokenhmr.convert.read_tokenizer", "path": "nowhere.pth"}
+    with pytest.raises(FileNotFoundError, match=r"initial_weights.head.*nowhere"):
+        set_initial_weights(network(), {"head": node})

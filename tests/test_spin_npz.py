@@ -20,7 +20,7 @@ from hmrkit.data.sources.official import Skipped
 from hmrkit.data.sources.openpose import OpenPose
 from hmrkit.data.sources.spin_npz import SpinNpz
 from hmrkit.data.sources.static_fits import StaticFits
-from hmrkit.evaluation import Protocol
+from hmrkit.evaluation import build_protocol
 from official_files import convert, write_photo
 
 SPIN24 = joints.index(joints.names("spin24"), "spin49")
@@ -511,7 +511,8 @@ def test_sources_are_scored_on_joints_that_they_have_or_that_their_bodies_have()
         assert ("weight" in node) != name.endswith(("_test", "_val", "_p1", "_p2", "_p2_mosh"))
         if "protocol" not in node:
             continue
-        protocol = Protocol(**node["protocol"])
+        composed = load_config("prepare", [f"source={name}", "input=download"])
+        protocol = build_protocol(to_plain(composed)["source"]["protocol"])
         joint_set = instantiate(node["prepare"], _convert_="all").joint_set
         has_joints = set(joints.names(protocol.joint_set)) <= set(joints.names(joint_set))
         assert has_joints or name.startswith("3dpw"), name  # 3DPW is labelled with bodies

@@ -173,6 +173,14 @@ def test_face_points_at_the_camera_when_the_root_does(studio):
     assert x[left] > x[right]
 
 
+def test_people_of_scenes_turn_away_no_farther_than_the_recipe_says(studio):
+    sample = draw(studio, "scenes", 2, yaw_deg=0.0, pose_noise=0.0, num_people=[4, 4])
+    left, right = joints.index(["left_hip", "right_hip"], "all")
+    across = sample["keypoints_world"][:, left, 0] - sample["keypoints_world"][:, right, 0]
+    assert len(across) > 1
+    assert (across > 0).all()  # everybody faces the camera
+
+
 def test_visible_fraction_is_1_when_nothing_hides_and_half_at_the_border(studio):
     cast, matrix = one_person_cam(studio)
     photo = photo_of(studio, cast, matrix, CAMERA)

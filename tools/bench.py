@@ -1,5 +1,7 @@
 """Time and memory of a method: ``python tools/bench.py model=hmr --batch 1 8 --threads 1``.
 
+Methods that look at whole images also print images per second by resolution (``--sides``), number
+of people (``--people``) and kind of tokens (``bench_scenes.py``).
 ``python tools/bench.py data=crops`` times the loading of data instead (``bench_data.py``).
 
 Random weights, random images at the method's own input size, the free body. Prints the fastest and
@@ -17,6 +19,8 @@ import torch
 from omegaconf import OmegaConf
 
 import bench_data
+import bench_rigs
+import bench_scenes
 from hmrkit.body import joints
 from hmrkit.checkpoints import build_module
 from hmrkit.configs import load_config
@@ -39,13 +43,28 @@ def main() -> None:
     parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
     parser.add_argument("--channels-last", action="store_true")
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--views", type=int, default=4, help="cameras, of a network for rigs")
+    parser.add_argument("--inference", action="store_true", help="whole images: no training step")
+    parser.add_argument("--people", type=int, nargs="+", default=[1, 10, 40], help="whole images")
+    parser.add_argument("--kinds", nargs="+", default=["adaptive", "plain"], help="of tokens")
+    parser.add_argument("--sides", type=int, nargs="+", default=[1288], help="whole images, px")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    if "long_side_px" in load_config("train", arguments.overrides).model.net:  # whole images
+        bench_scenes.main(
+            arguments,
+            make_module,
+            lambda run, a: measure(run, a.repeats, a.device, a.bf16),
+        )
+        return
     module = make_module(arguments.overrides).to(arguments.device)
     if arguments.channels_last:
         module.to(memory_format=torch.channels_last)
     if arguments.compile:
         module.net.compile()
+    if hasattr(module.net, "keypoint_size"):  # it takes rigs
+        bench_rigs.report(module, arguments)
+        return
     print(f"{'stage':<16} {'batch':>5} {'fastest ms/image':>17} {'median ms/image':>16} {'GB':>6}")
     for size in arguments.batch:
         batch = make_batch(module, size, arguments.device)
@@ -68,13 +87,24 @@ def make_batch(module: HMRModule, size: int, device: str) -> Batch:
     body = module.body.mean_body(size)
     num_joints = len(joints.names("all"))
     has_label = torch.ones(size, dtype=torch.bool, device=device)
+    number = torch.arange(size, device=device)
+    crop_to_img = torch.tensor([[150.0, 0, 320], [0, 200, 240]], device=device)  # of 640 x 480 px
     return {
-        "image": torch.randn(size, 3, *module.net.input_size, device=device),
+        "image_of_view": number,
+        "person_of_view": number,
+        "crop_to_img": crop_to_img.expand(size, 2, 3),
+        "full_size": torch.tensor([[480, 640]], device=device).expand(size, 2),
+        "intrinsics_of_view": torch.full((size, 3, 3), torch.nan, device=device),
+        "image": torch.randn(size, 3, *module.net.input_size, device=device).contiguous(
+            memory_format=torch.channels_last  # as the loader makes them
+        ),
         "keypoints_crop": torch.rand(size, num_joints, 3, device=device),
         "keypoints_world": torch.rand(size, num_joints, 4, device=device),
         "body": body,
+        "prior": body,
         "has_pose": has_label,
         "has_betas": has_label,
+        "has_exact_labels": has_label,
     }
 
 

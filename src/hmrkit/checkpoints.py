@@ -9,11 +9,8 @@ import importlib
 import inspect
 import logging
 import os
-import pickle
 import pkgutil
-import re
-from collections import OrderedDict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +22,7 @@ from torch import Tensor
 from hmrkit import configs, models
 from hmrkit.body.smpl import SMPL
 from hmrkit.module import HMRModule
+from hmrkit.weight_files import read_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +40,10 @@ def build_module(config: dict[str, Any], body: SMPL | None = None) -> HMRModule:
     """
     body = instantiate(config["body"]) if body is None else body
     model = config["model"]
-    return HMRModule(
+    make: Callable[..., HMRModule] = HMRModule
+    if model.get("module"):  # a loop of the method's own
+        make = instantiate(model["module"], _partial_=True, _convert_="all")
+    return make(
         net=instantiate(model["net"], body_model=body, _convert_="all"),
         loss=instantiate(model["loss"], _convert_="all"),
         body=body,
@@ -98,6 +99,23 @@ def _check_targets(node: Any, trusted: Sequence[str], path: str | Path) -> None:
         )
     for child in node.values():
         _check_targets(child, trusted, path)
+
+
+def set_adapt(module: HMRModule, node: DictConfig | None) -> None:
+    """Give a module the test-time optimisation of a config's node ``adapt``.
+
+    Args:
+        module: of any method that looks at one person in a crop.
+        node: see ``configs_hydra/adapt``. None leaves what the checkpoint brings, a ``_target_`` of
+            None takes it away.
+
+    Raises:
+        ValueError: if its options cannot be, or fit no weight of the network.
+    """
+    if node is None:
+        return
+    plain = configs.to_plain(node)
+    module.adapt = instantiate(plain, _convert_="all") if plain["_target_"] else None
 
 
 def save_checkpoint(module: HMRModule, path: str | Path) -> None:
@@ -183,52 +201,6 @@ def convert_official(
 
 def _plain(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
-
-
-class Inert:
-    """What is left of an object in a checkpoint whose class is not loaded."""
-
-    def __init__(self, *args: Any) -> None:
-        self.args = args
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-
-def read_checkpoint(path: str | Path, inert: Collection[str] = ()) -> dict[str, Any]:
-    """What a file made by ``torch.save`` holds: tensors and plain containers only.
-
-    Args:
-        path: of the file.
-        inert: full names of classes that may occur in it; their objects become ``Inert``, or dicts
-            where the class is one. Neither is code.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is damaged, or holds anything that would have to be executed.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}")
-    try:
-        with torch.serialization.safe_globals([(_shell(name), name) for name in inert]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        refused = re.search(r"GLOBAL (\S+)", str(error))
-        if refused is None:
-            raise ValueError(f"{path} is not a checkpoint, or is damaged: {error}") from error
-        raise ValueError(
-            f"{path} holds a {refused[1]} object, which is code and not data; it was not loaded. "
-            "Save the file again with tensors, numbers, strings, lists and dicts only"
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{path} is not a checkpoint, or is damaged: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}; a checkpoint is a dict")
-    return content
-
-
-def _shell(name: str) -> type:
-    return OrderedDict if name == "yacs.config.CfgNode" else Inert
 
 
 def _converter(method: str) -> Any:

@@ -50,11 +50,16 @@ def to_plain(config: DictConfig) -> dict[str, Any]:
     return plain  # type: ignore[return-value]
 
 
-def merge(config: dict[str, Any], changes: Any) -> dict[str, Any]:
+def merge(config: Mapping[str, Any], *changes: Any) -> dict[str, Any]:
     """A plain config with others' values over its own, node by node."""
-    merged = OmegaConf.to_container(OmegaConf.merge(config, changes), resolve=True)
+    merged = OmegaConf.to_container(OmegaConf.merge(config, *changes), resolve=True)
     assert isinstance(merged, dict)
     return merged  # type: ignore[return-value]
+
+
+def cut_node(data: Mapping[str, Any], *purposes: str) -> dict[str, Any]:
+    """The cut of a ``data`` node, changed for each purpose in turn, "eval" or "demo"."""
+    return merge(data["cut"], *(data.get(f"{purpose}_cut") or {} for purpose in purposes))
 
 
 def command_line(program: str, values: Mapping[str, Any], overrides: Sequence[str] = ()) -> str:

@@ -11,9 +11,10 @@ def demo(config: DictConfig) -> None:
     Args:
         config: the composed ``demo.yaml``.
     """
-    from hmrkit.infer import run
+    from hmrkit.infer import rig, run
 
-    run.demo_pictures(config)
+    demo_one = run.demo_pictures if config.calibration is None else rig.demo_rig
+    demo_one(config)
 
 
 def main() -> None:

@@ -15,12 +15,16 @@ from hmrkit.body.smpl import SMPL
 from hmrkit.types import Batch, Mesh, Prediction
 
 
-def build_protocol(node: Mapping[str, Any]) -> "Protocol":
+def build_protocol(node: "Mapping[str, Any] | Protocol") -> "Protocol":
     """The protocol of a source's node: ``Protocol``, or the class its ``_target_`` names.
+
+    With the datamodule, Hydra builds what has a ``_target_``: that is returned as it is.
 
     Raises:
         ValueError: if the node has an option that cannot be.
     """
+    if isinstance(node, Protocol):
+        return node
     try:
         if "_target_" in node:
             return instantiate(dict(node), _convert_="all")
@@ -72,7 +76,7 @@ class Protocol:
             ``<metric>``, ``baseline_<metric>`` (of the mean pose) and ``stage<i>_<metric>``, each
             (R,) in the metric's unit: NaN where a row has none, infinite where the prediction
             failed. If rows are not the labelled persons: ``row_person`` (R,) int64, a person of the
-            batch or -1.
+            batch or -1. ``_<name>`` (R, ...) are kept for ``summary`` and are no metrics.
         """
         assert prediction.mesh is not None
         labels = label_mesh(batch, body_model)
@@ -85,6 +89,10 @@ class Protocol:
             for prefix, mesh in meshes.items()
             for metric, value in person_metrics(mesh, labels, batch, body_model, self).items()
         }
+
+    def shown(self, prediction: Prediction) -> Prediction:
+        """What the report draws of a prediction: all of it."""
+        return prediction
 
     def summary(self, columns: Mapping[str, np.ndarray]) -> dict[str, float]:
         """Numbers of a whole test set that are no means of its rows, by metric; none here.

@@ -2,7 +2,8 @@
 
 ``initial_weights`` of a run maps a part of the network to a file: one of our checkpoints, or any
 file of ``torch.save`` that holds a state dict whose names end like the part's (``state_dict`` of
-Lightning, ``backbone.`` of ViTPose and HMR2.0, torchvision's bare names).
+Lightning, ``backbone.`` of ViTPose and HMR2.0, torchvision's bare names). For a file whose names
+are others' own, the map has a node whose ``_target_`` reads it and returns weights by our names.
 """
 
 import logging
@@ -11,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
 from torch import Tensor, nn
 
-from hmrkit.checkpoints import read_checkpoint
+from hmrkit.weight_files import read_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -27,26 +30,51 @@ INERT = (
 _ENTRIES = ("state_dict", "model", "net")  # where files keep their weights
 
 
-def set_initial_weights(net: nn.Module, files: Mapping[str, str | Path]) -> None:
+def set_initial_weights(
+    net: nn.Module, files: Mapping[str, str | Path | Mapping[str, Any] | None]
+) -> None:
     """Fill parts of a network from files.
 
     Args:
         net: the network.
-        files: dotted name of a part, or "all" for the whole network -> file.
+        files: dotted name of a part, or "all" for the whole network -> file, or a node with
+            ``_target_`` whose call returns the weights, or ``{file, without}`` where the file lacks
+            weights whose names begin so, which stay as they are; or None to change nothing.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if the network has no such part, or the file does not fill all of it.
     """
     for name, path in files.items():
+        if path is None:
+            continue
         try:
             part = net if name == "all" else net.get_submodule(name)
         except AttributeError as error:
             known = ", ".join(n for n, _ in net.named_children())
             raise ValueError(f"initial_weights.{name}: the network has {known}") from error
-        weights = _weights(read_checkpoint(path, INERT))
-        part.load_state_dict(_matching(part.state_dict(), weights, name, path), strict=True)
+        own, lacking = part.state_dict(), ()
+        if isinstance(path, Mapping) and "file" in path:
+            path, lacking = path["file"], tuple(path.get("without", ()))
+        known = {key: value for key, value in own.items() if not key.startswith(lacking)}
+        try:
+            weights = _read(path)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"initial_weights.{name}: {error}: put the file there, name another in the config, "
+                "or null to begin with random weights"
+            ) from error
+        part.load_state_dict({**own, **_matching(known, weights, name, path)}, strict=True)
         log.info("%s begins with the weights of %s", name, path)
+
+
+def _read(source: str | Path | Mapping[str, Any]) -> dict[str, Tensor]:
+    if not isinstance(source, Mapping):
+        return _weights(read_checkpoint(source, INERT))
+    try:
+        return instantiate(source)
+    except InstantiationException as error:  # what the reader said, without Hydra's frame
+        raise error.__cause__ or error from error
 
 
 def _weights(content: Mapping[str, Any]) -> dict[str, Tensor]:

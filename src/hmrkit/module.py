@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from hmrkit.body.smpl import SMPL
 from hmrkit.evaluation import Protocol, build_protocol
@@ -44,6 +46,7 @@ class HMRModule(pl.LightningModule):
         self.scheduler = scheduler
         self.config = config
         self.save_hyperparameters({"config": config}, logger=False)
+        self.adapt: nn.Module | None = None  # test-time optimisation in tests and predictions
         self.means = nn.ModuleDict()  # one accumulator per evaluated source
         self.protocols: dict[str, Protocol] = {}  # of the evaluated sources
         self.rows: dict[str, list[dict[str, Any]]] = {}  # per-person results of the last test
@@ -54,11 +57,41 @@ class HMRModule(pl.LightningModule):
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> Prediction:
-        """The network's prediction with meshes, (P, V, 3) metres, without gradients."""
-        prediction = self(batch)
-        if prediction.mesh is None:
+        """The prediction with meshes, (P, V, 3) metres, without gradients.
+
+        With ``adapt``, and unless the module is being fit, the network is adapted first. Of scenes
+        without meshes: most candidates are nobody. ``scene_evaluation.detected`` chooses.
+        """
+        is_fitting = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
+        prediction = self(batch) if self.adapt is None or is_fitting else self.adapted(batch)
+        if prediction.mesh is None and prediction.image_of_person is None:
             prediction = replace(prediction, mesh=self.body(prediction.body))
         return prediction
+
+    def adapted(self, batch: Batch) -> Prediction:
+        """The prediction after test-time optimisation; what it was before is its first stage."""
+        assert self.adapt is not None
+        return self.adapt(self.net, batch, self.body)
+
+    def configure_model(self) -> None:
+        """With ``trainer=fsdp``: share the network's weights out over all processes.
+
+        The blocks of every stack are gathered one at a time, where they are computed.
+        """
+        if self.device_mesh is None or isinstance(self.net, FSDPModule):
+            return
+        stacks = [module for module in self.net.modules() if isinstance(module, nn.ModuleList)]
+        for block in [block for stack in reversed(stacks) for block in stack]:  # inner ones first
+            if not isinstance(block, nn.ModuleList):
+                fully_shard(block)
+        fully_shard(self.net)
+
+    def on_after_backward(self) -> None:
+        """Average what the loss trains, which ``trainer=fsdp`` leaves whole on every process."""
+        if isinstance(self.net, FSDPModule):
+            for parameter in self.loss.parameters():
+                if parameter.grad is not None:
+                    parameter.grad = self.all_gather(parameter.grad).mean(dim=0)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed dropout by the step, so that a resumed run draws what an uninterrupted one draws."""
@@ -70,7 +103,7 @@ class HMRModule(pl.LightningModule):
         """Forward, weighted loss terms, one line in the log per term."""
         terms = self.loss(self(batch), batch, self.body)
         total = torch.stack(list(terms.values())).sum()
-        size = len(batch["has_pose"])
+        size = max(1, len(batch["has_pose"]))  # images may be empty
         logged = {"loss": total, **terms}
         for name, value in logged.items():  # means over the processes
             show = name == "loss"
@@ -83,7 +116,7 @@ class HMRModule(pl.LightningModule):
         """Accumulate the metrics of one validation batch."""
         datamodule = self.trainer.datamodule
         name = datamodule.val_names[dataloader_idx]
-        values = self._measure(batch, name)
+        values, _ = self._measure(batch, name)
         values.pop("row_person", None)
         self._accumulate("val", name, values)
 
@@ -91,11 +124,12 @@ class HMRModule(pl.LightningModule):
         """Accumulate metrics and keep one row per person for the report."""
         datamodule = self.trainer.datamodule
         name = datamodule.test_names[dataloader_idx]
-        values = self._measure(batch, name)
+        values, prediction = self._measure(batch, name)
         person = values.pop("row_person", torch.arange(len(batch["has_pose"]))).cpu().numpy()
         self._accumulate("test", name, values)
-        columns = {k: v.float().cpu().numpy() for k, v in values.items()}
-        columns |= {k: v[person] for k, v in _who(batch).items()}
+        columns = {k: v.cpu().numpy() for k, v in values.items()}
+        per_person = {**_who(batch), **_curves(prediction)}
+        columns |= {k: v[person] for k, v in per_person.items()}
         self.rows.setdefault(name, []).append(columns)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Prediction:
@@ -115,21 +149,27 @@ class HMRModule(pl.LightningModule):
         self.rows = {}
 
     def configure_optimizers(self) -> Any:
-        """One optimizer over everything trainable, its scheduler stepped every step."""
+        """One optimizer over everything trainable, by name; its scheduler is stepped every step."""
         assert self.optimizer is not None, "this module was built for evaluation"
-        optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
+        optimizer = self.optimizer([(n, p) for n, p in self.named_parameters() if p.requires_grad])
         if self.scheduler is None:
             return optimizer
-        scheduler = {"scheduler": self.scheduler(optimizer), "interval": "step"}
-        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+        scheduler = self.scheduler(optimizer)
+        interval = getattr(scheduler, "interval", "step")  # "epoch": stepped after every epoch
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": interval},
+        }
 
-    def _measure(self, batch: Batch, source: str) -> dict[str, Tensor]:
-        """Rows of a batch by its source's protocol."""
+    def _measure(self, batch: Batch, source: str) -> tuple[dict[str, Tensor], Prediction]:
+        """Rows of a batch by its source's protocol, and the prediction they are about."""
         if source not in self.protocols:
             self.protocols[source] = build_protocol(self.trainer.datamodule.protocol(source))
-        return self.protocols[source].measure(self.predict(batch), batch, self.body)
+        prediction = self.predict(batch)
+        return self.protocols[source].measure(prediction, batch, self.body), prediction
 
     def _accumulate(self, split: str, source: str, values: dict[str, Tensor]) -> None:
+        values = {name: value for name, value in values.items() if not name.startswith("_")}
         name = f"{split}/{source}".replace(".", "_")
         if name not in self.means:
             self.means[name] = MetricMeans().to(self.device)
@@ -165,3 +205,12 @@ def _who(batch: Batch) -> dict[str, np.ndarray]:
         "index": np.append(index, -1),
         "person": np.append(person, -1),
     }
+
+
+def _curves(prediction: Prediction) -> dict[str, np.ndarray]:
+    """``curve<i>_<loss>`` of test-time optimisation, with a last row for nobody: (P + 1,) each."""
+    curve = prediction.extra.get("adapt_keypoints2d")  # (P, num_steps + 1)
+    if curve is None:
+        return {}
+    steps = np.pad(curve.float().cpu().numpy(), ((0, 1), (0, 0)), constant_values=np.nan).T
+    return {f"curve{i}_keypoints2d": values for i, values in enumerate(steps)}

@@ -5,7 +5,8 @@ The rows of one test source are columns of equal length:
 - ``key``, ``index``, ``person``: which sample, its position in the test set, who in it;
 - ``<metric>``: the error of the prediction, e.g. ``pa_mpjpe``;
 - ``baseline_<metric>``: the error of the mean pose on the same sample;
-- ``stage<i>_<metric>``: the error of refinement stage i, for methods that have stages.
+- ``stage<i>_<metric>``: the error of refinement stage i, for methods that have stages;
+- ``curve<i>_<loss>``: a loss before step i of test-time optimisation, the last one after it.
 
 As in ``hmrkit.metrics``, NaN means that a person has no label for a metric and infinity that the
 prediction failed. Unlabelled persons are left out of a mean, a failure leaves no mean; both are
@@ -87,7 +88,8 @@ def make_report(
     Returns:
         ``{"schema_version", "method", "checkpoint", "tests": {source: {"num_samples", "protocol",
         "metrics": {metric: {"value", "unit", "baseline", "ratio", "median", "num_failed",
-        "num_unlabelled", "stages"?}}}}, "meta"}``; a mean over no value is None.
+        "num_unlabelled", "stages"?}}, "adaptation"?: {"before": {metric: value}, "curves": {loss:
+        [...]}}}}, "meta"}``; a mean over no value is None.
     """
     protocols = meta.get("protocols") or {}
     own = ("method", "checkpoint", "protocols")
@@ -137,16 +139,21 @@ def format_table(report: Mapping[str, Any] | Path) -> str:
     """
     if isinstance(report, Path):
         report = json.loads(report.read_text(encoding="utf-8"))
-    header = ["source", "metric", "value", "mean pose", "ratio", "unit", "samples", "protocol"]
+    is_adapted = any("adaptation" in test for test in report["tests"].values())
+    before = ["before adaptation"] if is_adapted else []
+    header = ["source", "metric", *before, "value", "mean pose", "ratio", "unit"]
+    header += ["samples", "protocol"]
     lines = [header]
     for source, test in report["tests"].items():
+        adaptation = test.get("adaptation", {"before": {}})
         for name, metric in test["metrics"].items():
             lines.append(
                 [
                     source,
                     columns.metric(name).title,
-                    _number(metric["value"], ".1f"),
-                    _number(metric["baseline"], ".1f"),
+                    *(_number(adaptation["before"].get(name), ".1f") for _ in before),
+                    _number(metric["value"], f".{columns.metric(name).decimals}f"),
+                    _number(metric["baseline"], f".{columns.metric(name).decimals}f"),
                     _number(metric["ratio"], ".2f"),
                     metric["unit"],
                     columns.count_text(test["num_samples"], metric),
@@ -154,7 +161,7 @@ def format_table(report: Mapping[str, Any] | Path) -> str:
                 ]
             )
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    is_right = [h in ("value", "mean pose", "ratio", "samples") for h in header]
+    is_right = [h in (*before, "value", "mean pose", "ratio", "samples") for h in header]
     rule = ["-" * (w - r) + ":" * r for w, r in zip(widths, is_right, strict=True)]
     return "\n".join(
         "| "
@@ -174,7 +181,8 @@ def _summary(
             f"test source {source!r}: a report needs columns of equal length and at least one "
             f"metric, got {lengths}; give one value per person, NaN where there is none"
         )
-    return {
+    adaptation = {"adaptation": _adaptation(table, names)} if columns.curves(table) else {}
+    return adaptation | {
         "num_samples": next(iter(lengths.values())),
         "protocol": protocol,
         "metrics": {name: _metric_summary(table, name) for name in names}
@@ -183,6 +191,21 @@ def _summary(
             for name in columns.metric_names(numbers)
         },
     }
+
+
+def _adaptation(table: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """What test-time optimisation did: the metrics without it, and each loss over the steps.
+
+    A person whose steps ended early counts with the last loss from then on.
+    """
+    curves = {}
+    for loss, found in columns.curves(table).items():
+        steps = np.stack([np.asarray(table[name], dtype=np.float64) for name in found])
+        for i in range(len(steps) - 2, 0, -1):
+            steps[i] = np.where(np.isnan(steps[i]), steps[i + 1], steps[i])
+        curves[loss] = [_mean(step) for step in steps]
+    before = {name: _mean(table[f"stage0_{name}"]) for name in names if f"stage0_{name}" in table}
+    return {"before": before, "curves": curves}
 
 
 def _metric_summary(table: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -200,6 +223,7 @@ def _metric_summary(table: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def _entry(name: str, value: float | None, baseline: float | None) -> dict[str, Any]:
+    value, baseline = (None if v is None or not math.isfinite(v) else v for v in (value, baseline))
     return {
         "value": value,
         "unit": columns.metric(name).unit,

@@ -18,26 +18,33 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import SIGTERMException
+from torch.distributed.fsdp import FSDPModule
 
 from hmrkit import configs, report
-from hmrkit.checkpoints import build_module, load_checkpoint, read_checkpoint
+from hmrkit.checkpoints import build_module, load_checkpoint, set_adapt
 from hmrkit.data.datamodule import DataModule
 from hmrkit.data.machine import auto_workers, num_cores
 from hmrkit.evaluation import build_protocol
 from hmrkit.initial_weights import set_initial_weights
 from hmrkit.module import HMRModule
+from hmrkit.reporting import columns as columns_of_report
+from hmrkit.types import Batch
+from hmrkit.weight_files import read_checkpoint
 
 log = logging.getLogger(__name__)
 
 
 def build_datamodule(
-    config: Mapping[str, Any], splits: Sequence[str] = ("train", "prior", "val", "test")
+    config: Mapping[str, Any],
+    splits: Sequence[str] = ("train", "prior", "val", "test"),
+    is_scored: bool = True,
 ) -> DataModule:
     """The datamodule of a config's ``data`` node over the sources of its ``mix`` node.
 
     Args:
         config: plain containers, resolved.
         splits: maps of the mix that are needed; the sources of the others need not be there.
+        is_scored: sources of val and test need protocols.
 
     Raises:
         ValueError: naming the source, if one has a key or a protocol that cannot be.
@@ -46,8 +53,10 @@ def build_datamodule(
     maps: dict[str, Any] = {split: {} for split in ("train", "prior", "val", "test")}
     maps |= {split: mix.get(split) or {} for split in splits}
     allow_missing = bool(mix.get("allow_missing"))
-    datamodule = instantiate(config["data"], **maps, allow_missing=allow_missing, _convert_="all")
-    for name in [*datamodule.val_names, *datamodule.test_names]:
+    data = {k: v for k, v in config["data"].items() if k not in ("eval_cut", "demo_cut")}
+    data["eval_cut"] = configs.cut_node(config["data"], "eval")
+    datamodule = instantiate(data, **maps, allow_missing=allow_missing, _convert_="all")
+    for name in [*datamodule.val_names, *datamodule.test_names] if is_scored else ():
         try:
             build_protocol(datamodule.protocol(name))
         except ValueError as error:
@@ -65,9 +74,11 @@ def build_trainer(config: DictConfig, folder: Path, is_test: bool = False) -> pl
     """
     loggers = {} if is_test else config.get("logger") or {}
     callbacks = config.get("callbacks") or {}
+    options = {"precision": "32-true" if is_test else _precision(config.trainer)}
+    if is_test and not isinstance(config.trainer.strategy, str):
+        options["strategy"] = "ddp"  # nothing is trained: every process has all weights
     return instantiate(
-        config.trainer,
-        precision="32-true" if is_test else _precision(config.trainer),
+        {**config.trainer, **options},
         callbacks=[instantiate(node) for node in callbacks.values() if node is not None],
         logger=[instantiate(node) for node in loggers.values() if node is not None],
         default_root_dir=str(folder),
@@ -91,13 +102,13 @@ def fit_and_test(config: DictConfig) -> dict[str, float]:
     plain = configs.to_plain(config)
     datamodule = build_datamodule(plain)
     module = build_module(plain)
+    if checkpoint is None:
+        set_initial_weights(module.net, plain["initial_weights"])
     trainer = build_trainer(config, folder)
     _set_threads(config.threads, trainer, config.data.num_workers)
     datamodule.prepare_data()  # every source, also those of the test: what is wrong shows now
     datamodule.setup()
     _check_bodies(datamodule, module)
-    if checkpoint is None:
-        set_initial_weights(module.net, plain["initial_weights"])
     if config.compile:
         module.net.compile()
     _save_config(config, folder)
@@ -111,13 +122,16 @@ def fit_and_test(config: DictConfig) -> dict[str, float]:
     last = folder / "checkpoints" / "last.ckpt"
     trainer.save_checkpoint(last)  # the callback saves every n steps, which the end need not be
     metrics = {k: float(v) for k, v in trainer.callback_metrics.items()}
+    if isinstance(module.net, FSDPModule):  # put its shards together
+        module = build_module(plain)
+        module.load_state_dict(read_checkpoint(last)["state_dict"])
     if config.test:
         metrics |= _test(config, module, datamodule, last, timing)
     return metrics
 
 
 def test_checkpoint(config: DictConfig) -> dict[str, float]:
-    """Score a checkpoint (composed ``eval.yaml``) and write its report.
+    """Score a checkpoint (composed ``eval.yaml``) and write its report, or what is submitted.
 
     Returns:
         Every ``test/...`` metric by name.
@@ -128,16 +142,24 @@ def test_checkpoint(config: DictConfig) -> dict[str, float]:
     path = Path(config.checkpoint)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}: give checkpoint=<file.ckpt>")
-    changes = {"body": config.body, "data": config.data}
+    changes = {"body": config.body, "data": config.data, "model": config.get("model") or {}}
     module = load_checkpoint(path, changes, config.trusted)
-    mix = configs.to_plain(config.mix)
+    set_adapt(module, config.get("adapt"))
+    mix, submission = configs.to_plain(config.mix), config.get("submission")
+    if submission is not None:  # the sources whose labels a server keeps
+        mix["test"] = configs.to_plain(submission.test)
     if not mix.get("test"):  # no other sources than the run's own
         mix = {**module.config["mix"], **mix}
     merged = configs.merge(module.config, changes) | {"mix": mix}
-    datamodule = build_datamodule(merged, splits=["test"])
+    datamodule = build_datamodule(merged, ["test"], is_scored=submission is None)
     datamodule.prepare_data()
     datamodule.setup("test")
     _check_bodies(datamodule, module)
+    if submission is not None:
+        trainer = build_trainer(config, Path(config.run_dir), is_test=True)
+        trainer.callbacks.append(instantiate(submission.writer))
+        trainer.predict(module, datamodule, return_predictions=False)
+        return {}
     return _test(config, module, datamodule, path, {})
 
 
@@ -189,17 +211,38 @@ def _pictures(module: HMRModule, datamodule: Any, rows: dict, num: int) -> list[
     pictures = []
     module.eval()
     for source, columns in rows.items():
-        for group, picked in report.pick_samples(columns["pa_mpjpe"], num).items():
+        error = "pa_mpjpe" if "pa_mpjpe" in columns else columns_of_report.metric_names(columns)[0]
+        measure = columns_of_report.metric(error)
+        for group, picked in report.pick_samples(columns[error], num).items():
             for row in picked:
                 unit = columns["index"][row]
                 person = int(columns["person"][row])
                 batch = datamodule.test_batch(source, [int(unit)])
                 batch = module.transfer_batch_to_device(batch, module.device, 0)
-                prediction = module.predict(batch)
-                picture = report.sample_picture(batch, prediction, module.body, person)
-                caption = f"{columns['key'][row]}: PA-MPJPE {columns['pa_mpjpe'][row]:.0f} mm"
+                prediction = module.protocols[source].shown(module.predict(batch))
+                if _has_row_per_view(batch, columns["index"] == unit):
+                    view = int((columns["index"][:row] == unit).sum())
+                else:
+                    view = _first_view(batch, person)
+                picture = report.sample_picture(batch, prediction, module.body, view)
+                value = f"{columns[error][row]:.{max(0, measure.decimals - 1)}f} {measure.unit}"
+                caption = f"{columns['key'][row]}: {measure.title} {value}"
                 pictures.append((group, source, caption, picture))
     return pictures
+
+
+def _has_row_per_view(batch: Batch, is_of_unit: np.ndarray) -> bool:
+    """Whether the rows of a unit are the views of its people, of which they have several."""
+    owner = batch.get("person_of_view")
+    is_rig = owner is not None and len(owner) != len(batch["has_pose"])
+    return is_rig and int(is_of_unit.sum()) == len(owner)
+
+
+def _first_view(batch: Batch, person: int) -> int:
+    """The row of a person's first view; without images, of the person."""
+    if "person_of_view" not in batch or person < 0:
+        return person
+    return int((batch["person_of_view"] == person).int().argmax())
 
 
 def _meta(
@@ -213,7 +256,7 @@ def _meta(
         "checkpoint": str(checkpoint),
         "checkpoint_sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest() if is_file else "",
         "body": module.body.name,
-        "protocols": {name: datamodule.protocol(name)["name"] for name in datamodule.test_names},
+        "protocols": {name: protocol.name for name, protocol in module.protocols.items()},
         "config": module.config,
         "skipped_records": {" ".join(k): n for k, n in datamodule.bad_counts().items()},
         "versions": {"python": platform.python_version()}

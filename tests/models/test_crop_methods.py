@@ -184,6 +184,34 @@ def test_the_tokenizer_of_tokenhmr_is_frozen_saved_and_never_in_training(body_mo
     assert torch.equal(tokenizer.quantizer.codebook, before)
 
 
+def test_a_tokenizer_is_read_from_every_kind_of_file(tmp_path):
+    from hmrkit.models.tokenhmr.convert import TOKENIZER_KEYS, read_tokenizer
+
+    small = read_tokenizer(None)
+    tiny = PoseTokenizer(num_codes=256, code_dim=64, width=64, num_doublings=1)
+    tiny.load_state_dict(small)  # the one that comes with hmrkit
+    ours = {f"net.tokenizer.{name}": value for name, value in small.items()}
+    torch.save({"state_dict": ours}, tmp_path / "ours.ckpt")
+    read = read_tokenizer(tmp_path / "ours.ckpt")
+    assert all(torch.equal(read[name], value) for name, value in small.items())
+
+    official = PoseTokenizer().state_dict()
+    codes = official["quantizer.codebook"].normal_()
+    net = {}
+    for theirs, prefix in TOKENIZER_KEYS.items():
+        for name in (n for n in official if prefix and n.startswith(prefix)):
+            net[theirs.replace("\\", "") + name.removeprefix(prefix)] = official[name]
+    torch.save({"net": net, "hparams": {}}, tmp_path / "tokenizer.pth")
+    read = read_tokenizer(tmp_path / "tokenizer.pth")
+    PoseTokenizer().load_state_dict(read)
+    assert torch.equal(read["quantizer.codebook"], codes)
+    assert read["quantizer.code_count"].eq(1).all()
+
+    torch.save({"state_dict": {"weight": codes}}, tmp_path / "other.ckpt")
+    with pytest.raises(ValueError, match=r"neither the authors' tokenizer.pth nor"):
+        read_tokenizer(tmp_path / "other.ckpt")
+
+
 def test_tals_is_loose_at_and_below_the_threshold_only():
     from hmrkit.models.tokenhmr.loss import tals
 

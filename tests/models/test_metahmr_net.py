@@ -13,6 +13,9 @@ from torch import nn
 from torch.func import functional_call
 from torch.utils.data import DataLoader
 
+from hmrkit.adapt.adapt import Adapt
+from hmrkit.adapt.folding import Folded
+from hmrkit.adapt.loss import Evidence, InnerLoss
 from hmrkit.body.free import free_body
 from hmrkit.checkpoints import load_official
 from hmrkit.layers.convnet import ConvNet
@@ -25,9 +28,6 @@ from hmrkit.models.hmr.loss import HMRLoss
 from hmrkit.models.hmr.model import HMR
 from hmrkit.models.hmr2.model import HMR2
 from hmrkit.models.metahmr import module as loop
-from hmrkit.models.metahmr.adapt import Adapt
-from hmrkit.models.metahmr.folding import Folded
-from hmrkit.models.metahmr.loss import Evidence, InnerLoss
 from hmrkit.models.metahmr.model import MetaHMR
 from hmrkit.models.metahmr.module import MetaHMRModule
 from hmrkit.models.pymaf.model import PyMAF

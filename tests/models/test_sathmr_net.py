@@ -1,5 +1,6 @@
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,20 +11,16 @@ from torch import distributed, multiprocessing
 from hmrkit.body.free import free_body
 from hmrkit.data.collate import collate, normalize_image
 from hmrkit.data.scenes import Scenes
+from hmrkit.initial_weights import set_initial_weights
 from hmrkit.models.sathmr import convert, tokens
 from hmrkit.models.sathmr.decoder import Decoder
 from hmrkit.models.sathmr.denoising import Denoiser
 from hmrkit.models.sathmr.encoder import AdaptiveEncoder, PlainEncoder
-from hmrkit.models.sathmr.evaluation import (
-    detected,
-    detection_scores,
-    match_people,
-    normalized_error,
-)
 from hmrkit.models.sathmr.labels import scene_labels
 from hmrkit.models.sathmr.loss import SATHMRLoss, person_values
 from hmrkit.models.sathmr.model import SATHMR
 from hmrkit.models.sathmr.people import Estimates
+from hmrkit.models.sathmr.stem import ConvStem
 from made_records import make_record
 
 SIDE = 224
@@ -38,7 +35,11 @@ def body_model():
 def make_net(body_model, encoder="adaptive", denoiser=True, depth=3, **options) -> SATHMR:
     torch.manual_seed(0)
     size = {"long_side_px": SIDE, "dim": 32, "depth": depth, "num_heads": 2}
-    made = PlainEncoder(**size) if encoder == "plain" else AdaptiveEncoder(**size, map_depth=1)
+    if encoder == "plain":
+        made = PlainEncoder(**size)
+    else:
+        stem = partial(ConvStem, width=4) if encoder == "convolutions" else None
+        made = AdaptiveEncoder(**size, map_depth=1, embed=stem)
     denoising = Denoiser(32, num_groups=2) if denoiser else None
     decoder = Decoder(32, depth=depth - 1, num_heads=2, mlp_dim=32)
     options = {"num_queries": 8, **options}
@@ -133,7 +134,7 @@ def test_the_nearest_person_of_a_cell_gives_its_scale_and_nobody_behind_the_came
 # ----------------------------------------------------------------------------------- network
 
 
-@pytest.mark.parametrize("encoder", ["adaptive", "plain"])
+@pytest.mark.parametrize("encoder", ["adaptive", "convolutions", "plain"])
 def test_gradients_reach_every_trainable_parameter(body_model, encoder):
     net, batch = make_net(body_model, encoder), labelled_scenes(body_model, SIZES, [3, 2])
     net.label_map_steps = 1  # the labels have people of all sizes and background
@@ -144,7 +145,7 @@ def test_gradients_reach_every_trainable_parameter(body_model, encoder):
     assert not silent
 
 
-@pytest.mark.parametrize("encoder", ["adaptive", "plain"])
+@pytest.mark.parametrize("encoder", ["adaptive", "convolutions", "plain"])
 def test_images_are_independent_of_their_batch(body_model, encoder):
     batch = labelled_scenes(body_model, [*SIZES, (56, 60)], [1, 1, 0])
     net = make_net(body_model, encoder).eval()
@@ -326,10 +327,11 @@ def test_upstreams_sum_leaves_out_the_inner_denoising_terms(body_model):
 
 def test_unmatched_queries_can_be_spared_where_not_everybody_is_labelled(body_model):
     net, batch = make_net(body_model, denoiser=False), labelled_scenes(body_model, SIZES, [3, 2])
-    batch["has_all_people"] = torch.tensor([True, False])
+    batch["source"] = ["coco", "mpii"]
     prediction = net(batch, body_model)
     prediction.score = prediction.score.detach().requires_grad_()
-    make_loss(with_masked_background=True)(prediction, batch, body_model)["confidence"].backward()
+    loss = make_loss(partly_labelled_sources=["mpii"])
+    loss(prediction, batch, body_model)["confidence"].backward()
     is_pushed = (prediction.score.grad != 0).view(2, 8).sum(dim=1)
     assert is_pushed.tolist() == [8, 2]
 
@@ -408,31 +410,44 @@ def dinov2_file(dim: int = 32, depth: int = 3, side: int = 5) -> dict[str, torch
     return {name: torch.randn(shape) for name, shape in shapes.items()}
 
 
-def test_dinov2_fills_the_encoder_and_the_norm_of_the_scale_head(body_model):
+def test_dinov2_fills_the_encoder_and_the_norm_of_the_scale_head(body_model, tmp_path):
     net, official = make_net(body_model), dinov2_file()
+    torch.save(official, tmp_path / "dinov2.pth")
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    net.load_state_dict(net.initial_state("encoder", official), strict=True)
+    reader = {
+        "_target_": "hmrkit.models.sathmr.convert.read_dinov2",
+        "path": str(tmp_path / "dinov2.pth"),
+        "long_side_px": SIDE,
+    }
+    parts = ("encoder", "scale_head.norm")
+    set_initial_weights(net, {part: {**reader, "part": part} for part in parts})
     changed = {n for n, value in net.state_dict().items() if not torch.equal(value, before[n])}
-    expected = {n for n in before if n.startswith(("encoder.", "scale_head.norm."))}
-    assert changed == expected
-    assert torch.equal(net.encoder.map_blocks[0].attn.qkv.weight, official["blocks.0.attn.qkv.weight"])  # fmt: skip # noqa: E501
+    assert changed == {n for n in before if n.startswith(tuple(f"{part}." for part in parts))}
+    own = net.encoder.map_blocks[0].attn.qkv.weight
+    assert torch.equal(own, official["blocks.0.attn.qkv.weight"])
     corner = official["pos_embed"][0, 1]
     assert (net.encoder.positions[0, 0] - corner).abs().mean() < 0.3 * corner.abs().mean()
-    assert net.initial_state("encoder", {"encoder.norm.weight": corner}) is None
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda f: f.update(extra=torch.zeros(1)), "'extra' has no place"),
-        (lambda f: f.pop("blocks.1.ls1.gamma"), "nothing for 'encoder.blocks.1.ls1.gamma'"),
+        (lambda f: f.pop("pos_embed"), "not DINOv2's file: it holds blocks"),
+        (lambda f: f.pop("blocks.1.ls1.gamma"), r"not 'blocks\.1\.ls1\.gamma'"),
     ],
 )
-def test_another_dinov2_file_is_refused(body_model, change, message):
+def test_another_dinov2_file_is_refused(body_model, tmp_path, change, message):
     official = dinov2_file()
     change(official)
+    torch.save(official, tmp_path / "dinov2.pth")
+    reader = {
+        "_target_": "hmrkit.models.sathmr.convert.read_dinov2",
+        "path": str(tmp_path / "dinov2.pth"),
+        "long_side_px": SIDE,
+    }
     with pytest.raises(ValueError, match=message):
-        make_net(body_model).initial_state("encoder", official)
+        set_initial_weights(make_net(body_model), {"encoder": reader})
 
 
 def test_what_is_no_official_checkpoint_is_refused():
@@ -440,50 +455,3 @@ def test_what_is_no_official_checkpoint_is_refused():
         convert.convert({"model": {}, "epoch": 3})
     with pytest.raises(ValueError, match=r"'head\.weight' has no place"):
         convert.convert({"encoder_pos_embeds": torch.zeros(4, 4, 8), "head.weight": 0})
-
-
-# --------------------------------------------------------------------------------- evaluation
-
-
-def person_at(x: float, y: float = 100.0) -> torch.Tensor:
-    """Joints (24, 2) within 40 x 80 px."""
-    generator = torch.Generator().manual_seed(0)
-    return torch.tensor([x, y]) + torch.rand(24, 2, generator=generator) * torch.tensor([40, 80])
-
-
-def test_predictions_are_matched_to_the_nearest_person_once():
-    labels = torch.stack([person_at(100), person_at(300), person_at(600)])
-    predicted = torch.stack([person_at(302), person_at(101), person_at(104), person_at(900)])
-    matches = match_people(predicted, labels)
-    assert dict(zip(matches.prediction.tolist(), matches.label.tolist(), strict=True)) == {
-        0: 1,
-        1: 0,
-    }
-    assert matches.false_positive.tolist() == [2, 3]
-    assert matches.missed.tolist() == [2]
-
-
-@pytest.mark.parametrize(("num_predicted", "num_labels"), [(0, 0), (0, 2), (2, 0)])
-def test_nobody_is_matched_to_nobody(num_predicted, num_labels):
-    people = torch.stack([person_at(100), person_at(300)])
-    matches = match_people(people[:num_predicted], people[:num_labels])
-    assert len(matches.prediction) == 0
-    assert (len(matches.false_positive), len(matches.missed)) == (num_predicted, num_labels)
-
-
-def test_finding_nobody_never_looks_good():
-    scores = detection_scores(0, 0, 5)
-    assert tuple(scores) == (0.0, 0.0, 0.0)
-    assert normalized_error(60.0, scores.f1) == float("inf")
-    assert detection_scores(8, 2, 2).f1 == 0.8
-    assert normalized_error(60.0, 0.8) == 75.0
-
-
-def test_detected_keeps_whom_the_score_says(body_model):
-    batch = labelled_scenes(body_model, SIZES, [1, 1])
-    prediction = make_net(body_model).eval()(batch, body_model)
-    threshold = prediction.score.median().item()
-    kept = detected(prediction, threshold)
-    assert (kept.score > threshold).all()
-    assert len(kept.score) == len(kept.body.betas) == len(kept.extra["box"]) < 16
-    assert torch.equal(kept.extra["tokens"], prediction.extra["tokens"])

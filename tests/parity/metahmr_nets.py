@@ -3,11 +3,13 @@
 Everything starts from a file as the authors write it, loaded as users load it.
 """
 
+import re
+from collections.abc import Callable
+
 import fill
 import numpy as np
 import parity_case
 import torch
-from hydra.utils import instantiate
 from parity_case import Case
 from torch import Tensor, nn
 
@@ -178,16 +180,14 @@ def check_forward(case: Case, tmp_path):
 
 def meta_module(case: Case, tmp_path, overrides: list[str]) -> MetaHMRModule:
     """The authors' file as the module that trains and adapts it; without dropout."""
-    official = load_official(
+    module = load_official(
         "metahmr",
         official_file(case, tmp_path),
         body=parity_case.body(case.salt),
         overrides=overrides,
         input_size=INPUT_SIZES[case.config["bbox_type"]],
     )
-    parts = {name: getattr(official, name) for name in ("net", "loss", "body", "optimizer")}
-    make = instantiate(official.config["model"]["module"], _partial_=True, _convert_="all")
-    module = make(**parts, scheduler=None, config=official.config)
+    assert type(module) is MetaHMRModule
     for part in module.modules():
         if isinstance(part, nn.Dropout):
             part.p = 0.0
@@ -388,7 +388,44 @@ def _is_of_backbone(name: str) -> bool:
 
 
 def check_tto(case: Case, tmp_path):
-    """Each step's loss and prediction, the adapted weights, the final prediction, its errors."""
+    """Each step's loss and prediction, the adapted weights, the final prediction, its errors.
+
+    Adam's first steps move a weight by the whole learning rate in the direction of its gradient's
+    sign, and the sign of a gradient next to zero is rounding: it depends on processor and threads.
+    What is off after such a step is computed again in float64, to the same tolerance.
+    """
+    wrong = tto_wrong(case, tmp_path)
+    if wrong and all(_follows_adam(case, name) for name in wrong):
+        again = tto_wrong(case, tmp_path, is_double=True)
+        wrong = {name: message for name, message in again.items() if name in wrong}
+    assert not wrong, "; ".join(wrong.values())
+
+
+def _follows_adam(case: Case, name: str) -> bool:
+    """Is it computed with weights that Adam has moved?"""
+    if case.config["no_use_adam"]:
+        return False
+    first = 0 if case.config["no_inner_step"] else 1  # Adam's first step
+    number = re.match(r"before_step(\d+)\.", name)
+    late = ("final.", "metric.", "delta", "keypoints2d_loss_before_each_step")
+    return int(number[1]) > first if number else name.startswith(late)
+
+
+def tto_wrong(case: Case, tmp_path, is_double: bool = False) -> dict[str, str]:
+    """What is off, by name."""
+    wrong: dict[str, str] = {}
+
+    def check(name: str, actual: Tensor) -> None:
+        try:
+            case.check(name, actual)
+        except AssertionError as error:
+            wrong[name] = str(error)
+
+    _run_tto(case, tmp_path, is_double, check)
+    return wrong
+
+
+def _run_tto(case: Case, tmp_path, is_double: bool, check: Callable[[str, Tensor], None]) -> None:
     config, node = case.config, "model.module.adapt"
     weights = (1.0, 0.0) if config["use_openpose2d"] else (0.0, 1.0)
     stops = config["adapt_val_step"] and not config["no_use_adam"]
@@ -408,7 +445,10 @@ def check_tto(case: Case, tmp_path):
             f"{node}.tolerance={2e-5 if stops else 'null'}",
         ],
     )
-    adapt, net, batch = module.adapt, module.net, labelled_crops(case)
+    batch = labelled_crops(case)
+    if is_double:
+        module, batch = module.double(), doubled(batch)
+    adapt, net = module.adapt, module.net
     copies = adapt.copies(net.main, batch, module.body, net.auxiliary)
     curve, plain = [], []
     for number, step in enumerate(adapt.steps(copies, net.auxiliary)):
@@ -419,23 +459,29 @@ def check_tto(case: Case, tmp_path):
                 terms = adapt.loss(step.prediction, pseudo, batch, module.body)
             for name, value in unweighted(terms, adapt.loss.weights).items():
                 if f"step0.{name}" in case.arrays:
-                    case.check(f"step0.{name}", value)
+                    check(f"step0.{name}", value)
         if step.terms or not adapt.with_adam:
             plain.append(step.loss.item())
-        _check_outputs(case, f"before_step{number}.", step.prediction, module.body)
+        _check_outputs(case, f"before_step{number}.", step.prediction, module.body, check)
     assert len(curve) == case.spec["info"]["steps_run"]
-    case.check("keypoints2d_loss_before_each_step", torch.tensor(curve, dtype=torch.float64))
+    check("keypoints2d_loss_before_each_step", torch.tensor(curve, dtype=torch.float64))
     assert len(plain) == len(case.arrays["sgd_losses"])
     if plain:
-        case.check("sgd_losses", torch.tensor(plain, dtype=torch.float64))
+        check("sgd_losses", torch.tensor(plain, dtype=torch.float64))
     with torch.no_grad():
         final = copies.predict()
-    _check_outputs(case, "final.", final, module.body)
-    _check_metrics(case, final, module.body)
-    _check_deltas(case, net.main, copies.leaves, adapt.with_adam)
+    _check_outputs(case, "final.", final, module.body, check)
+    _check_metrics(case, final, module.body, check)
+    _check_deltas(case, net.main, copies.leaves, adapt.with_adam, check)
 
 
-def _check_outputs(case: Case, prefix: str, prediction: Prediction, body_model: SMPL):
+def _check_outputs(
+    case: Case,
+    prefix: str,
+    prediction: Prediction,
+    body_model: SMPL,
+    check: Callable[[str, Tensor], None],
+) -> None:
     with torch.no_grad():
         mesh = body_model(prediction.body)
     outputs = {
@@ -446,10 +492,16 @@ def _check_outputs(case: Case, prefix: str, prediction: Prediction, body_model: 
         "joints49": body_model.joints_from_mesh(mesh, "spin49"),
     }
     for name in case.named(prefix):
-        case.check(f"{prefix}{name}", outputs[name.partition("@")[0]])
+        check(f"{prefix}{name}", outputs[name.partition("@")[0]])
 
 
-def _check_deltas(case: Case, net: nn.Module, after: dict[str, Tensor], with_adam: bool):
+def _check_deltas(
+    case: Case,
+    net: nn.Module,
+    after: dict[str, Tensor],
+    with_adam: bool,
+    check: Callable[[str, Tensor], None],
+) -> None:
     """How far the weights moved. A single value follows the sign of rounding in Adam's steps."""
 
     def delta(name: str) -> Tensor:
@@ -462,22 +514,24 @@ def _check_deltas(case: Case, net: nn.Module, after: dict[str, Tensor], with_ada
         key, _, what = name.rpartition(".")
         expected = case.arrays[f"delta.{name}"]
         if what == "norm":
-            case.check(f"delta.{name}", delta(key).norm())
+            check(f"delta.{name}", delta(key).norm())
         else:
             error = np.abs(delta(key).flatten()[: len(expected)].numpy() - expected)
             num_off = int((error > case.spec["arrays"][f"delta.{name}"]["atol"]).sum())
             assert num_off <= with_adam, f"{num_off} values of delta.{name} are off"
     norms = [delta(name).norm() for name in case.spec["info"]["delta_norm_all_names"]]
-    case.check("delta_norm_all", torch.stack(norms))
+    check("delta_norm_all", torch.stack(norms))
 
 
-def _check_metrics(case: Case, prediction: Prediction, neutral: SMPL):
+def _check_metrics(
+    case: Case, prediction: Prediction, neutral: SMPL, check: Callable[[str, Tensor], None]
+) -> None:
     """Against the labelled body of its gender; upstream takes the male one for unknown."""
     with torch.no_grad():
         mesh = neutral(prediction.body)
-    values = errors(case, mesh, neutral)
+    values = errors(case, Mesh(mesh.vertices.float(), mesh.joints.float()), neutral.float())
     for name in case.named("metric."):
-        case.check(f"metric.{name}", values[name])
+        check(f"metric.{name}", values[name])
 
 
 def errors(case: Case, mesh: Mesh, neutral: SMPL) -> dict[str, Tensor]:

@@ -152,7 +152,7 @@ def _fitted(
 
 
 def check_demo_crops(case: Case, tmp_path: Path) -> None:
-    """Tracked boxes, and a whole image as one person; what comes after the network is not here."""
+    """Tracked boxes, and a whole image as one person."""
     image = decode_image((case.path.parent / case.spec["files"]["image"]).read_bytes())
     height, width = image.shape[:2]
     tracked = case.arrays["in.bboxes"]  # cx, cy, w, h

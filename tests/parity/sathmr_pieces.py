@@ -29,17 +29,17 @@ from hmrkit.models.sathmr import tokens
 from hmrkit.models.sathmr.convert import resize_positions
 from hmrkit.models.sathmr.denoising import Denoiser, attention_mask
 from hmrkit.models.sathmr.encoder import halve_positions, patches_of
-from hmrkit.models.sathmr.evaluation import (
+from hmrkit.models.sathmr.labels import SceneLabels, label_map, scene_labels
+from hmrkit.models.sathmr.matcher import focal, giou
+from hmrkit.models.sathmr.pictures import draw_boxes, draw_scale_map, draw_tokens, pad_to_square
+from hmrkit.models.sathmr.positions import logit, sine_encoding
+from hmrkit.scene_evaluation import (
     detection_scores,
     keypoint_overlap,
     match_people,
     normalized_error,
 )
-from hmrkit.models.sathmr.labels import SceneLabels, label_map, scene_labels
-from hmrkit.models.sathmr.matcher import focal, giou
-from hmrkit.models.sathmr.pictures import draw_boxes, draw_scale_map, draw_tokens, pad_to_square
-from hmrkit.models.sathmr.positions import logit, sine_encoding
-from hmrkit.models.sathmr.submission import person_files, write_archive
+from hmrkit.submission import person_files, write_archive
 from hmrkit.types import Body
 
 

@@ -2,6 +2,7 @@
 
 import pymaf_data
 import pymaf_nets
+import pymaf_scores
 import pytest
 from parity_case import Case
 
@@ -13,6 +14,11 @@ def test_case(case: Case, tmp_path):
     KINDS[kinds[0]](case, tmp_path)
 
 
+def check_demo(case: Case, tmp_path):
+    pymaf_data.check_demo_crops(case, tmp_path)
+    pymaf_scores.check_demo_cameras(case)
+
+
 KINDS = {
     "forward": pymaf_nets.check_forward,
     "train_loss": pymaf_nets.check_train_loss,
@@ -22,5 +28,8 @@ KINDS = {
     "geometry": pymaf_nets.check_geometry,
     "data_path": pymaf_data.check_data,
     "fits_dict": pymaf_data.check_fits,
-    "demo_prepost": pymaf_data.check_demo_crops,
+    "demo_prepost": check_demo,
+    "eval_metrics": pymaf_scores.check_eval_metrics,
+    "eval_coco": pymaf_scores.check_eval_coco,
+    "hmr_forward": pymaf_scores.check_hmr_forward,
 }

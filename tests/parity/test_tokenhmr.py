@@ -3,6 +3,7 @@
 import pytest
 import tokenhmr_data
 import tokenhmr_data_tars
+import tokenhmr_metrics
 import tokenhmr_nets
 from parity_case import Case
 
@@ -26,4 +27,5 @@ KINDS = {
     "data_tar": tokenhmr_data_tars.check_tar,
     "data_bedlam": tokenhmr_data_tars.check_bedlam,
     "geometry": tokenhmr_data.check_geometry,
+    "eval_metrics": tokenhmr_metrics.check_eval_metrics,
 }

@@ -79,6 +79,7 @@ class DataModule(pl.LightningDataModule):
         allow_changed_data: resume although seed or sources are not those of the checkpoint.
         start_method: of workers: "fork" (Linux: instant), "spawn" or "forkserver" (seconds; for
             parents with threads that do not survive a fork). None = the platform's own.
+        eval_cut: the cut of val and test; None for that of training.
     """
 
     def __init__(
@@ -103,13 +104,15 @@ class DataModule(pl.LightningDataModule):
         allow_pipe: bool = False,
         allow_changed_data: bool = False,
         start_method: str | None = None,
+        eval_cut: Cut | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1:
             raise ValueError(f"data.batch_size={batch_size} must be at least 1")
         if not 0 <= max_bad <= 1:
             raise ValueError(f"data.max_bad={max_bad} is a fraction: 0 to 1")
-        self.cut, self.batch_size, self.num_workers, self.seed = cut, batch_size, num_workers, seed
+        self.cut, self.eval_cut = cut, eval_cut or cut
+        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         maps = {"train": train, "prior": prior, "val": val, "test": test}
         self.nodes = {split: dict(nodes) for split, nodes in maps.items()}
         self.num_prior = num_prior
@@ -209,6 +212,8 @@ class DataModule(pl.LightningDataModule):
         """One loader per test source, in the order of ``test_names``."""
         return self._eval_loaders("test")
 
+    predict_dataloader = test_dataloader
+
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Normalise the images on the device; they travel as uint8."""
         raw = {name: batch[name] for name in ("image", "keypoint_image") if name in batch}
@@ -231,11 +236,7 @@ class DataModule(pl.LightningDataModule):
         if self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
             return
         identity = self._identity()
-        state = {
-            "group_views": False,
-            "prior": {},
-            **state,
-        }  # checkpoints that are older than the option
+        state = {"group_views": False, "prior": {}, **state}  # of before these options
         changed = [k for k, v in identity.items() if state[k] != v]
         if changed:
             was, now = ({k: s[k] for k in changed} for s in (state, identity))
@@ -259,7 +260,7 @@ class DataModule(pl.LightningDataModule):
         if split not in self.sources:
             self.setup("test" if split == "test" else "validate")
         shards = self.sources[split][name]
-        reader = UnitReader(shards, self.cut)
+        reader = UnitReader(shards, self.eval_cut)
         batch = collate_units([reader.read(i, None) for i in indices], indices)
         return self.on_after_batch_transfer(batch, 0)
 
@@ -269,7 +270,7 @@ class DataModule(pl.LightningDataModule):
         if stage is None and self.trainer is not None and self.trainer.state.fn is not None:
             stage = self.trainer.state.fn.value
         fit = ["train", "prior", "val"]
-        known = {"fit": fit, "validate": ["val"], "test": ["test"]}
+        known = {"fit": fit, "validate": ["val"], "test": ["test"], "predict": ["test"]}
         return known.get(stage or "", [*fit, "test"])
 
     def _prior(self) -> PosePrior | None:
@@ -376,7 +377,7 @@ class DataModule(pl.LightningDataModule):
         for name, shards in self.sources[split].items():
             units = -(-num_units(shards, self.cut) // world_size)
             bad = self._counters({name: shards}, [units], workers)
-            batches = EvalBatches(shards, self.cut, self.batch_size, rank, world_size, bad)
+            batches = EvalBatches(shards, self.eval_cut, self.batch_size, rank, world_size, bad)
             loaders.append(
                 self._loader(batches, Steps(len(batches), lambda: 0), workers, is_kept=False)
             )

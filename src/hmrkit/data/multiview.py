@@ -1,6 +1,8 @@
 """A calibrated rig -> one crop per view; I = O, P people who share one world."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 import numpy as np
 
@@ -24,6 +26,10 @@ class MultiView:
         crops: how a view is cut; its ``augment`` is used.
         num_views: at most so many views of each person, with ``rng`` drawn and in random order,
             without the first ones; None for all in stored order.
+        min_views: with ``rng``, how many views of each person is drawn from this on, so that a
+            network meets all numbers; None for always as many as there may be.
+        num_views_of_source: sources of which at most so many views are shown, by name: one set of
+            rigs under several names is scored per number of views.
         keypoint_crops: how a view is cut a second time, for a network that finds keypoints in
             pictures of another size (``keypoint_image``, ``keypoint_crop_to_img``); with what was
             drawn for the first crop. None for one crop per view.
@@ -32,14 +38,25 @@ class MultiView:
     unit = "record"
 
     def __init__(
-        self, crops: Crops, num_views: int | None = None, keypoint_crops: Crops | None = None
+        self,
+        crops: Crops,
+        num_views: int | None = None,
+        keypoint_crops: Crops | None = None,
+        min_views: int | None = None,
+        num_views_of_source: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
-        if num_views is not None and num_views < 1:
-            raise ValueError(f"num_views={num_views}: a person needs at least one view")
+        limits = {"num_views": num_views, "min_views": min_views}
+        limits |= {f"num_views_of_source.{k}": v for k, v in num_views_of_source.items()}
+        for name, limit in limits.items():
+            if limit is not None and limit < 1:
+                raise ValueError(f"{name}={limit}: a person needs at least one view")
+        if min_views is not None and num_views is not None and min_views > num_views:
+            raise ValueError(f"min_views={min_views} is more than num_views={num_views}")
         if keypoint_crops is not None and keypoint_crops.augment is not None:
             raise ValueError("keypoint_crops.augment: what crops.augment draws is used; set null")
         self.crops = crops
-        self.num_views = num_views
+        self.num_views, self.min_views = num_views, min_views
+        self.num_views_of_source = dict(num_views_of_source)
         self.keypoint_crops = keypoint_crops
 
     def __call__(
@@ -111,7 +128,11 @@ class MultiView:
         """Rows of the views to cut, person by person."""
         owner = sample["person_of_view"]
         order = np.arange(len(owner)) if rng is None else rng.permutation(len(owner))
-        chosen = [
-            order[owner[order] == person][: self.num_views] for person in range(len(sample["pose"]))
-        ]
+        most = self.num_views_of_source.get(sample["source"], self.num_views)
+        chosen = []
+        for person in range(len(sample["pose"])):
+            views = order[owner[order] == person][:most]
+            if rng is not None and self.min_views is not None and len(views) > self.min_views:
+                views = views[: rng.integers(self.min_views, len(views) + 1)]
+            chosen.append(views)
         return np.concatenate([np.zeros(0, np.int64), *chosen])

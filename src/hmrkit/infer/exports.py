@@ -5,6 +5,7 @@ the same people in glTF's axes (y up, looking along -z): ``(x, y, z)_gltf = (x, 
 metres, the camera at the origin.
 """
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,6 +51,26 @@ def write_npz(path: Path, people: Mapping[str, np.ndarray]) -> None:
     """
     assert people.keys() == PEOPLE_SCHEMA.keys(), people.keys() ^ PEOPLE_SCHEMA.keys()
     np.savez_compressed(path, **people)
+
+
+def write_adaptation(path: Path, curve: np.ndarray, error_px: np.ndarray) -> None:
+    """Write what test-time optimisation did for each person, as JSON.
+
+    Args:
+        path: the file.
+        curve: (N, S) loss before every step and at the end; NaN where steps were not needed.
+        error_px: (N, 2) mean distance of the joints to the keypoints before and after; NaN for
+            people without keypoints.
+    """
+    people = [
+        {
+            "loss": [float(v) for v in losses if np.isfinite(v)],
+            "error_before_px": float(before) if np.isfinite(before) else None,
+            "error_after_px": float(after) if np.isfinite(after) else None,
+        }
+        for losses, (before, after) in zip(curve, error_px, strict=True)
+    ]
+    path.write_text(json.dumps({"people": people}, indent=2) + "\n", encoding="utf-8")
 
 
 def write_glb(path: Path, vertices_cam: np.ndarray, faces: np.ndarray, colors: np.ndarray) -> None:

@@ -23,7 +23,7 @@ from hmrkit.data.record import complete_sample
 from hmrkit.geometry.cameras import crop_to_full_intrinsics, project
 from hmrkit.geometry.rotations import rotmat_to_axis_angle
 from hmrkit.infer import exports
-from hmrkit.types import Sample
+from hmrkit.types import Batch, Prediction, Sample
 
 _SAME_CAMERA_PX = 1e-2  # intrinsics closer than this are one camera
 
@@ -37,6 +37,7 @@ def predict_people(
     focal_px: float | None = None,
     joint_set: str = "smpl24",
     batch_size: int = 32,
+    keypoints: tuple[str, np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
     """Everything about the people in the boxes of one picture.
 
@@ -48,30 +49,45 @@ def predict_people(
         focal_px: focal length of the picture if it is known; the shared camera then has it.
         joint_set: of the exported joints, a name of ``hmrkit.body.joints``.
         batch_size: people per forward pass.
+        keypoints: 2D evidence for a module with ``adapt``: joint set and (N, K, 3) px + confidence.
 
     Returns:
-        The keys of ``exports.PEOPLE_SCHEMA`` that do not name files.
+        The keys of ``exports.PEOPLE_SCHEMA`` that do not name files; after test-time optimisation
+        also ``adapt_keypoints2d`` (N, S), its loss before every step and at the end, and
+        ``keypoint_error_px`` (N, 2), the mean distance of the projected joints to the evidence
+        before and after.
     """
-    sample = make_sample(image, boxes_img, focal_px)
+    sample = make_sample(image, boxes_img, focal_px, keypoints)
     crops = [cut(sample, view, None) for view in range(len(boxes_img))]
     chunks = [crops[i : i + batch_size] for i in range(0, len(crops), batch_size)]
     parts = [_predict_batch(module, chunk, joint_set) for chunk in chunks]
     own = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
-    return _people(own, image.shape[:2], focal_px) | {
-        "box_img": np.asarray(boxes_img, dtype=np.float32),
-        "faces": module.body.faces.cpu().numpy().astype(np.int32),
-        "joint_names": np.array(joints.names(joint_set)),
-        "body": np.array(module.body.name),
-    }
+    adapted = {k: own[k].numpy() for k in ("adapt_keypoints2d", "keypoint_error_px") if k in own}
+    return (
+        adapted
+        | people_arrays(own, image.shape[:2], focal_px)
+        | {
+            "box_img": np.asarray(boxes_img, dtype=np.float32),
+            "faces": module.body.faces.cpu().numpy().astype(np.int32),
+            "joint_names": np.array(joints.names(joint_set)),
+            "body": np.array(module.body.name),
+        }
+    )
 
 
-def make_sample(image: np.ndarray, boxes_img: np.ndarray, focal_px: float | None) -> Sample:
+def make_sample(
+    image: np.ndarray,
+    boxes_img: np.ndarray,
+    focal_px: float | None,
+    keypoints: tuple[str, np.ndarray] | None = None,
+) -> Sample:
     """A record without labels: one image, one person and one view per box.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         boxes_img: (N, 4) px.
         focal_px: focal length if known; the principal point is then the middle of the image.
+        keypoints: joint set and (N, K, 3) px + confidence, what a detector found.
     """
     num = len(boxes_img)
     partial: Sample = {
@@ -84,7 +100,12 @@ def make_sample(image: np.ndarray, boxes_img: np.ndarray, focal_px: float | None
     }
     if focal_px is not None:
         partial["intrinsics"] = _central_camera(focal_px, image.shape[:2]).numpy()[None]
-    return complete_sample(partial, "smpl24")
+    if keypoints is None:
+        return complete_sample(partial, "smpl24")
+    joint_set, found = keypoints
+    is_found = found[..., 2:] > 0
+    partial["keypoints_img"] = np.where(is_found, found, [np.nan, np.nan, 0.0]).astype(np.float32)
+    return complete_sample(partial, joint_set)
 
 
 def shared_camera(
@@ -154,16 +175,43 @@ def _predict_batch(module: Any, crops: list[Sample], joint_set: str) -> dict[str
         "transl_cam": prediction.transl_cam,
         "intrinsics_img": crop_to_full_intrinsics(prediction.intrinsics_crop, batch["crop_to_img"]),
     }
+    if "adapt_keypoints2d" in prediction.extra:
+        own["adapt_keypoints2d"] = prediction.extra["adapt_keypoints2d"]
+        errors = [
+            _keypoint_error_px(p, batch, module.body) for p in (*prediction.stages, prediction)
+        ]
+        own["keypoint_error_px"] = torch.stack(errors, dim=1)
     return {key: value.detach().float().cpu() for key, value in own.items()}
 
 
-def _people(
-    own: dict[str, Tensor], size_hw: tuple[int, int], focal_px: float | None
+def _keypoint_error_px(prediction: Prediction, batch: Batch, body_model: Any) -> Tensor:
+    """Mean distance (N,) of the projected joints to the keypoints, px; NaN where there are none."""
+    points = body_model.joints(prediction.body, "all") + prediction.transl_cam[:, None]
+    to_img = batch["crop_to_img"][:, :, :2]
+    shift = project(points, prediction.intrinsics_crop) - batch["keypoints_crop"][..., :2]
+    distance = (shift @ to_img.transpose(1, 2)).norm(dim=-1)  # (N, K)
+    is_given = batch["keypoints_crop"][..., 2] > 0
+    return (distance * is_given).sum(dim=1) / is_given.sum(dim=1)
+
+
+def people_arrays(
+    own: dict[str, Tensor],
+    size_hw: tuple[int, int],
+    focal_px: float | None,
+    intrinsics_img: Tensor | None = None,
 ) -> dict[str, np.ndarray]:
-    """Predictions in own cameras to the arrays of ``exports.PEOPLE_SCHEMA``."""
+    """Predictions in own cameras to the arrays of ``exports.PEOPLE_SCHEMA``.
+
+    Args:
+        own: rows (N, ...) of people in their own cameras.
+        size_hw: height and width of the picture.
+        focal_px: of the picture, if it is known.
+        intrinsics_img: (3, 3) px, their one camera, for methods that may find nobody.
+    """
     own = {key: value.double() for key, value in own.items()}  # 1 px is 1e-5 of a long focal length
     intrinsics = own["intrinsics_img"]
-    camera = shared_camera(intrinsics, size_hw, focal_px)
+    known = intrinsics if intrinsics_img is None else intrinsics_img[None].double()
+    camera = shared_camera(known, size_hw, focal_px)
     pelvis = own["pelvis"]
     turn, pelvis_cam = move_to_camera(pelvis + own["transl_cam"], intrinsics, camera)
 

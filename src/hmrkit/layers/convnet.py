@@ -1,5 +1,6 @@
-"""A small convolutional network for minutes on a CPU."""
+"""Small convolutional networks for minutes on a CPU."""
 
+import torch
 from torch import Tensor, nn
 
 
@@ -42,6 +43,74 @@ class ConvNet(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Image (B, 3, H, W), normalised, to features (B, num_features), not negative."""
         return self.linear(self.blocks(image).flatten(1)).relu()
+
+
+class ConvMap(nn.Module):
+    """Image to a feature map of a 32nd of its size, as ResNet's, for methods that read maps.
+
+    Two convolutions per stage, the first of which halves the map; channels double.
+
+    Args:
+        width: channels of the first of the five stages.
+    """
+
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        channels = [3, *(width * 2**stage for stage in range(5) for _ in range(2))]
+        self.blocks = nn.Sequential(
+            *(
+                _block(channels[i], channels[i + 1], kernel=5 if i == 0 else 3, stride=2 - i % 2)
+                for i in range(10)
+            )
+        )
+        self.num_features = channels[-1]
+
+    def features(self, image: Tensor) -> Tensor:
+        """Image (B, 3, H, W), normalised, to a map (B, 16 width, H / 32, W / 32), not negative."""
+        return self.blocks(image)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Image (B, 3, H, W), normalised, to the mean of its map (B, 16 width)."""
+        return self.features(image).mean(dim=(2, 3))
+
+
+class ConvTokens(nn.Module):
+    """Image to one token per patch, as a vision transformer's, for methods that read tokens.
+
+    Two convolutions per stage, the first of which halves the map; a 1x1 convolution; positions.
+
+    Args:
+        image_size: height and width of the images, multiples of the patch size.
+        patch_size: side of a patch, px, a power of 2.
+        width: channels of the first stage; they double.
+        dim: width of a token.
+    """
+
+    def __init__(
+        self, image_size: tuple[int, int], patch_size: int = 16, width: int = 16, dim: int = 128
+    ) -> None:
+        super().__init__()
+        num_stages = patch_size.bit_length() - 1
+        if patch_size != 2**num_stages or any(side % patch_size for side in image_size):
+            raise ValueError(
+                f"patch_size={patch_size}: a power of 2 that divides image_size={list(image_size)}"
+            )
+        channels = [3, *(width * 2 ** (i // 2) for i in range(2 * num_stages))]
+        self.blocks = nn.Sequential(
+            *(
+                _block(channels[i], channels[i + 1], kernel=5 if i == 0 else 3, stride=2 - i % 2)
+                for i in range(2 * num_stages)
+            )
+        )
+        self.to_tokens = nn.Conv2d(channels[-1], dim, 1)
+        num_patches = (image_size[0] // patch_size) * (image_size[1] // patch_size)
+        self.pos_embed = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, num_patches, dim)))
+        self.image_size = tuple(image_size)
+        self.num_features = dim
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Image (B, 3, H, W), normalised, to tokens (B, N, dim), row by row."""
+        return self.to_tokens(self.blocks(image)).flatten(2).transpose(1, 2) + self.pos_embed
 
 
 def _block(in_channels: int, out_channels: int, kernel: int, stride: int) -> nn.Sequential:

@@ -34,6 +34,7 @@ def render_page(
         *(_headline(source, test) for source, test in report["tests"].items()),
         section("Numbers", _numbers(report)),
         section("Stages", _stages(report)),
+        section("Test-time optimisation", _adaptation(report)),
         section("Learning curves", _curves(report, curves)),
         section("Error histograms", _histograms(rows)),
         f'<p class="soft">Pictures below, left to right: {PANELS}.</p>' if pictures else "",
@@ -98,10 +99,33 @@ def _numbers(report: Mapping[str, Any]) -> str:
     return table(header, lines, numeric=(2, 3, 4, 5, 7)) + note
 
 
+def _adaptation(report: Mapping[str, Any]) -> str:
+    """The errors before and after, and the losses over the steps."""
+    lines, figures = [], []
+    for source, test in report["tests"].items():
+        adaptation = test.get("adaptation", {"before": {}, "curves": {}})
+        for name, before in adaptation["before"].items():
+            metric = columns.metric(name)
+            after = test["metrics"][name]["value"]
+            values = [_number(v, metric.decimals) for v in (before, after)]
+            lines.append([source, f"{metric.title} [{metric.unit}]", *values])
+        for loss, values in adaptation["curves"].items():
+            curve = np.array([np.nan if value is None else value for value in values])
+            steps = np.flatnonzero(np.isfinite(curve))
+            series = [(source, steps.astype(np.float64), curve[steps])]
+            figures.append(charts.line_chart(series, "step", f"{loss} on {source}, mean of people"))
+    if not lines and not figures:
+        return ""
+    body = f'<div class="grid2">{"".join(figures)}</div>'
+    return table(["source", "metric", "before", "after"], lines, numeric=(2, 3)) + body
+
+
 def _stages(report: Mapping[str, Any]) -> str:
     """A table of the mean error after each refinement stage; the last column is the result."""
     lines, most = [], 0
     for source, test in report["tests"].items():
+        if "adaptation" in test:  # has a section of its own
+            continue
         for name, entry in test["metrics"].items():
             if "stages" in entry:
                 metric = columns.metric(name)

@@ -11,12 +11,16 @@ from hmrkit.geometry.cameras import transform
 from hmrkit.render import draw
 from hmrkit.types import Batch, Body, Mesh, Prediction
 
-PANELS = "input, prediction (blue), label (green), both from the side with the pelvis in one place"
+PANELS = (
+    "input, prediction (blue), label (green), both from the side: one person with the pelvis in "
+    "one place, the people of a whole image where they are"
+)
 _PANEL_PX = 288  # height of a panel
 _GAP_PX = 4
 _BLUE = np.array([0.43, 0.64, 0.95], np.float32)
 _IN_FRONT = np.array([0, 0, 4.6], np.float32)  # m, of poses without an image
 _GREEN = np.array([0.56, 0.80, 0.55], np.float32)
+_DARK = np.array([0.20, 0.55, 0.22], np.float32)  # the labelled person that a picture is about
 
 
 @torch.no_grad()
@@ -25,15 +29,19 @@ def sample_picture(batch: Batch, prediction: Prediction, body_model: SMPL, row: 
 
     Args:
         batch: crops; ``image`` uint8 or normalised.
-        prediction: for that batch, with or without mesh.
+        prediction: for that batch, with or without mesh. Of scenes everybody in it is drawn, and
+            the last panel shows all people of the image from the side, where they are.
         body_model: poses the labels.
-        row: the view, a row of ``prediction.transl_cam``.
+        row: the view, a row of ``prediction.transl_cam``; in scenes a labelled person, who is
+            drawn darker than the others.
 
     Returns:
         (H, W, 3) uint8 RGB.
     """
     if "image_of_view" not in batch:
         return _pose_picture(batch, prediction, body_model, row)
+    if prediction.image_of_person is not None:
+        return _scene_picture(batch, prediction, body_model, row)
     image_row, person = int(batch["image_of_view"][row]), int(batch["person_of_view"][row])
     to_camera = batch["world_to_camera"][image_row]
     crop, units_to_px = _panel(batch, image_row)
@@ -57,6 +65,49 @@ def sample_picture(batch: Batch, prediction: Prediction, body_model: SMPL, row: 
     side = draw.side_view(vertices, faces, size_hw=size_hw, colors=colors, backend="numpy")
     gap = np.full((size_hw[0], _GAP_PX, 3), 255, np.uint8)
     return np.hstack([crop, gap, over, gap, label, gap, side])
+
+
+def _scene_picture(batch: Batch, prediction: Prediction, body_model: SMPL, row: int) -> np.ndarray:
+    """Everybody in one image: input, found people, labelled people, both from the side."""
+    image_row = int(batch["image_of_view"][row])
+    image, units_to_px = _panel(batch, image_row)
+    faces = body_model.faces.cpu().numpy()
+    is_here = (prediction.image_of_person == image_row).nonzero()[:, 0]
+    mesh = prediction.mesh or body_model(prediction.body)
+    found = (mesh.vertices[is_here] + prediction.transl_cam[is_here, None]).float().cpu().numpy()
+    over = image
+    if len(found):
+        camera = units_to_px @ prediction.intrinsics_crop[is_here[0]].double().cpu().numpy()
+        over = _all_over(image, found, faces, camera, [_BLUE] * len(found))
+    views = (batch["image_of_view"] == image_row).nonzero()[:, 0]
+    person = batch["person_of_view"][views]
+    labels = body_model(batch["body"]).vertices[person].float()
+    labels = transform(labels, batch["world_to_camera"][image_row].expand(len(person), 4, 4))
+    labelled = labels.cpu().numpy()
+    colors = [_DARK if int(view) == row else _GREEN for view in views]
+    camera = units_to_px @ _label_intrinsics_crop(batch, row)
+    label = _all_over(image, labelled, faces, camera, colors)
+    size_hw = (image.shape[0], image.shape[1])
+    pairs = zip((*labelled, *found), (*colors, *[_BLUE] * len(found)), strict=True)
+    drawn = [(v, color) for v, color in pairs if np.isfinite(v).all()]
+    everybody, colors = [v for v, _ in drawn], [color for _, color in drawn]
+    side = draw.side_view(everybody, faces, size_hw=size_hw, colors=colors, backend="numpy")
+    gap = np.full((size_hw[0], _GAP_PX, 3), 255, np.uint8)
+    return np.hstack([image, gap, over, gap, label, gap, side])
+
+
+def _all_over(
+    image: np.ndarray,
+    vertices_cam: np.ndarray,
+    faces: np.ndarray,
+    intrinsics_img: np.ndarray,
+    colors: list[np.ndarray],
+) -> np.ndarray:
+    """People (P, V, 3) over a picture, the near ones before the far ones."""
+    if not (np.isfinite(vertices_cam).all() and np.isfinite(intrinsics_img).all()):
+        return image
+    people = list(vertices_cam)
+    return draw.overlay(image, people, faces, intrinsics_img, colors=colors, backend="numpy")
 
 
 def _pose_picture(batch: Batch, prediction: Prediction, body_model: SMPL, row: int) -> np.ndarray:

@@ -30,7 +30,7 @@ def draw_scene(
     nearest = 0.8 * focal_px * _TALL / height  # where a standing person is as high as the image
     level_to_camera = _hold_camera(rng, recipe, 1.6 * nearest)
     spots = _spots(rng, recipe, level_to_camera, intrinsics, size_hw, nearest)
-    cast = draw_cast(rng, studio, recipe, rng.uniform(-180, 180, len(spots)))
+    cast = draw_cast(rng, studio, recipe, rng.uniform(-recipe.yaw_deg, recipe.yaw_deg, len(spots)))
     onto_spots = np.tile(np.eye(4), (len(spots), 1, 1))
     onto_spots[:, [0, 2], 3] = spots
     cast_cam = moved(moved(cast, onto_spots), level_to_camera)

@@ -31,7 +31,8 @@ Deviations:
 * A sample counts for the 3D keypoints when both hips are labelled; upstream decides per file.
 * ``fc1`` is applied to the feature once and to the running estimate in each iteration: the same
   linear map, equal to rounding.
-* Evaluation compares with the neutral body; upstream takes the male one where it knows no gender.
+* Somebody without a gender is scored against the neutral body, upstream takes the male one:
+  ``unknown_gender: male`` in the protocol of the source does too.
 * Crops are smoothed before they are shrunk; ``data.cut.with_antialias=false`` samples as upstream.
 * 2D keypoints of a dataset that has no OpenPose detections count in the mean's denominator as
   upstream's do (``joint_set: spin49``); ``joint_set: smpl24`` trains on SMPL's own joints alone.

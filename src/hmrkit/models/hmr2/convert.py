@@ -44,6 +44,13 @@ INERT: dict[str, str] = {
     "builtins.list": "the same",
     "builtins.int": "the same",
 }
+# The authors' crops, as configs_hydra/data/fourdhumans.yaml has them.
+DATA: dict[str, Any] = {
+    "data.cut.input_size": [256, 256],
+    "data.cut.with_antialias": False,
+    "data.eval_cut": {"fit_aspect_hw": [256, 192]},
+    "data.demo_cut": {"box_scale": 1.0, "with_antialias": True, "antialias_filter": "gaussian"},
+}
 
 
 def convert(official: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -58,7 +65,7 @@ def convert(official: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, A
     if "state_dict" not in official:
         raise ValueError(f"no HMR2.0 checkpoint: it has {sorted(official)}, not a state_dict")
     state = rename_keys(official["state_dict"], KEYS)
-    return state, {"model.net.backbone.depth": _count_blocks(state)}
+    return state, {**DATA, "model.net.backbone.depth": _count_blocks(state)}
 
 
 def _count_blocks(state: Mapping[str, Tensor]) -> int:

@@ -11,9 +11,9 @@ term in the paper          symbol
 ========================== =======================================================
 main, auxiliary network    hmrkit.models.metahmr.model.MetaHMR
 inner loop, outer loop     hmrkit.models.metahmr.module.MetaHMRModule
-test-time optimisation     hmrkit.models.metahmr.adapt.Adapt
-pseudo label loss          hmrkit.models.metahmr.loss.InnerLoss
-2D reprojection loss       hmrkit.models.metahmr.loss.Evidence
+test-time optimisation     hmrkit.adapt.adapt.Adapt
+pseudo label loss          hmrkit.adapt.loss.InnerLoss
+2D reprojection loss       hmrkit.adapt.loss.Evidence
 outer loss                 the networks' own, hmrkit.models.hmr.loss.HMRLoss
 ========================== =======================================================
 

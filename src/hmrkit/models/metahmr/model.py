@@ -5,6 +5,7 @@ batch -> auxiliary -> pseudo labels for the main network's steps (module.py, ada
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import nn
 
@@ -34,3 +35,18 @@ class MetaHMR(nn.Module):
     def forward(self, batch: Batch, body_model: SMPL) -> Prediction:
         """The main network's prediction, without adaptation."""
         return self.main(batch, body_model)
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Height and width of the crops."""
+        return self.main.input_size
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The main network's."""
+        return self.main.backbone
+
+    def compile(self, *args: Any, **options: Any) -> None:
+        """Compile both backbones; inner steps are functional calls of what is around them."""
+        self.main.backbone.compile(*args, **options)
+        self.auxiliary.backbone.compile(*args, **options)

@@ -6,27 +6,28 @@
 
 The stepped weights are values of a graph: a functional call of the plain network uses them, and the
 outer gradient reaches the weights they came from. In second order it goes through the inner
-gradient as well, and through that to the auxiliary network.
+gradient as well, and through that to the auxiliary network. With several processes the inner
+gradient is the mean of theirs, so that a global batch takes the same step on any number of them.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
-from pytorch_lightning.trainer.states import TrainerFn
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
 
-from hmrkit.body.smpl import SMPL
-from hmrkit.models.metahmr.adapt import Adapt
-from hmrkit.models.metahmr.functional import (
+from hmrkit.adapt.adapt import Adapt
+from hmrkit.adapt.functional import (
     call,
     counted_as,
     in_backbone,
     matching_names,
     takes_feature,
 )
-from hmrkit.models.metahmr.loss import InnerLoss
+from hmrkit.adapt.loss import InnerLoss
+from hmrkit.body.smpl import SMPL
 from hmrkit.models.metahmr.model import MetaHMR
 from hmrkit.module import HMRModule
 from hmrkit.types import Batch, Prediction
@@ -127,6 +128,7 @@ class MetaHMRModule(HMRModule):
             total = torch.stack(list(terms.values())).sum()
             values = list(parameters.values())
             grads = torch.autograd.grad(total, values, create_graph=not self.first_order)
+            grads = _mean_over_processes(grads)
             parameters = {
                 name: value - self.inner_lr * grad
                 for (name, value), grad in zip(parameters.items(), grads, strict=True)
@@ -150,16 +152,10 @@ class MetaHMRModule(HMRModule):
             self.log(f"train/inner_{name}", value, batch_size=size, sync_dist=True)
         return total
 
-    def predict(self, batch: Batch) -> Prediction:
-        """The prediction with meshes, (P, V, 3) metres, adapted unless the module is being fit."""
-        is_fitting = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
-        if self.adapt is None or is_fitting:
-            return super().predict(batch)
-        prediction = self.adapt(self.net.main, batch, self.body, self.net.auxiliary)
-        if prediction.mesh is None:
-            with torch.no_grad():
-                prediction = replace(prediction, mesh=self.body(prediction.body))
-        return prediction
+    def adapted(self, batch: Batch) -> Prediction:
+        """The main network's prediction after test-time optimisation with pseudo labels."""
+        assert self.adapt is not None
+        return self.adapt(self.net.main, batch, self.body, self.net.auxiliary)
 
     def configure_optimizers(self) -> Any:
         """The main network's weights, and the auxiliary's in a group of their own if trained."""
@@ -173,3 +169,15 @@ class MetaHMRModule(HMRModule):
             return optimizer
         scheduler = {"scheduler": self.scheduler(optimizer), "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+
+def _mean_over_processes(grads: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Of inner gradients: the step of a batch is the same however many processes share it.
+
+    Gradients pass through, which second order needs.
+    """
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return grads
+    flat = all_reduce(torch.cat([grad.flatten() for grad in grads])) / dist.get_world_size()
+    parts = flat.split([grad.numel() for grad in grads])
+    return [part.view_as(grad) for part, grad in zip(parts, grads, strict=True)]

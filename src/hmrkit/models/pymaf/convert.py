@@ -50,12 +50,12 @@ def convert(official: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, A
     weights = official["model"]
     num_loops = len({name.split(".")[1] for name in weights if name.startswith("regressor.")})
     state = rename_keys(weights, {**_deconvolutions(num_loops), **KEYS})
-    state["vertex_index"] = _vertex_index(weights)
+    state["surface.vertex_index"] = _vertex_index(weights)
     return state, {
         "data.cut._target_": "hmrkit.data.spin_crops.SpinCrops",
         "data.cut.input_size": [224, 224],
         "model.net.num_loops": num_loops,
-        "model.net.num_points": len(state["vertex_index"]),
+        "model.net.num_points": len(state["surface.vertex_index"]),
     }
 
 

@@ -86,9 +86,13 @@ class IUVRenderer(nn.Module):
     def __init__(self, atlas: Atlas, size_hw: tuple[int, int]) -> None:
         super().__init__()
         self.size_hw = size_hw
-        for name in ("vertex", "faces", "part", "uv"):
-            value = torch.from_numpy(getattr(atlas, name))
-            self.register_buffer(name, value, persistent=False)
+        buffers = {
+            "faces": atlas.vertex[atlas.faces],  # (F, 3) the body's vertices
+            "part": atlas.part,
+            "uv": atlas.uv[atlas.faces],  # (F, 3, 2) of the corners
+        }
+        for name, value in buffers.items():
+            self.register_buffer(name, torch.from_numpy(value), persistent=False)
 
     @torch.no_grad()
     def forward(self, vertices_cam: Tensor, intrinsics_crop: Tensor) -> Tensor:
@@ -98,12 +102,13 @@ class IUVRenderer(nn.Module):
             vertices_cam: (P, V, 3) metres in the camera's frame.
             intrinsics_crop: (P, 3, 3) camera metres to crop units.
         """
-        points = vertices_cam[:, self.vertex].float()  # (P, A, 3)
-        face, weight = rasterize(points, self.faces, intrinsics_crop.float(), self.size_hw)
+        face, weight = rasterize(
+            vertices_cam.float(), self.faces, intrinsics_crop.float(), self.size_hw
+        )
         is_hit = face >= 0  # (P, h, w)
-        corner = self.faces[face.clamp(min=0)]  # (P, h, w, 3)
-        uv = (self.uv[corner] * weight[..., None]).sum(dim=-2)  # (P, h, w, 2)
-        part = self.part[face.clamp(min=0)].float() / 24
+        seen = face.clamp(min=0)
+        uv = (self.uv[seen] * weight[..., None]).sum(dim=-2)  # (P, h, w, 2)
+        part = self.part[seen].float() / 24
         picture = torch.cat([part[..., None], uv], dim=-1) * is_hit[..., None]
         return picture.permute(0, 3, 1, 2)
 
@@ -127,47 +132,55 @@ def rasterize(
     rays = points_cam @ intrinsics_crop.transpose(-1, -2)
     size = points_cam.new_tensor([width, height])
     screen = (rays[..., :2] / rays[..., 2:] + 1) / 2 * size - 0.5  # px, centres are integers
-    corners, depth = screen[:, faces], points_cam[..., 2][:, faces]  # (P, F, 3, 2), (P, F, 3)
-    pair_face, pair_pixel = _pairs(corners, depth, height, width)
-    corners, depth = corners.flatten(0, 1)[pair_face], depth.flatten(0, 1)[pair_face]
-    y, x = pair_pixel // width % height, pair_pixel % width
-    edge = _edges(corners - torch.stack([x, y], dim=-1)[:, None])  # (N, 3)
+    screen = torch.where(points_cam[..., 2:] > 0, screen, torch.nan)
+    sample, face, pixel = _pairs(screen, faces, height, width)  # (N,) each
+    corner = faces[face]  # (N, 3)
+    center = torch.stack([pixel % width, pixel // width % height], dim=-1)
+    edge = _edges(screen[sample[:, None], corner] - center[:, None])  # (N, 3)
     area = edge.sum(dim=1, keepdim=True)
     weight = edge / area  # on the screen
     is_inside = (weight > 0).all(dim=1) & (area[:, 0] != 0)
-    pair_face, pair_pixel, weight = (t[is_inside] for t in (pair_face, pair_pixel, weight))
-    over_z = weight / depth[is_inside]
+    sample, face, pixel, corner = (t[is_inside] for t in (sample, face, pixel, corner))
+    over_z = weight[is_inside] / points_cam[..., 2][sample[:, None], corner]
     nearness = over_z.sum(dim=1)  # 1 / z, (N,)
     num = len(points_cam) * height * width
-    best = nearness.new_zeros(num).scatter_reduce_(0, pair_pixel, nearness, "amax")
-    is_best = nearness == best[pair_pixel]
-    pixel, index = pair_pixel[is_best], pair_face[is_best]
-    face = torch.full((num,), -1, dtype=torch.int64, device=best.device)
-    face.scatter_reduce_(0, pixel, index, "amax")  # of equally near ones the last
-    is_chosen = face[pixel] == index
+    best = nearness.new_zeros(num).scatter_reduce_(0, pixel, nearness, "amax")
+    is_best = nearness == best[pixel]
+    nearest = torch.full((num,), -1, dtype=torch.int64, device=best.device)
+    nearest.scatter_reduce_(0, pixel[is_best], face[is_best], "amax")  # of equally near the last
+    is_chosen = is_best & (nearest[pixel] == face)
     weights = points_cam.new_zeros(num, 3)
-    weights[pixel[is_chosen]] = (over_z / nearness[:, None])[is_best][is_chosen]
-    face = torch.where(face >= 0, face % len(faces), face)
-    return face.view(-1, height, width), weights.view(-1, height, width, 3)
+    weights[pixel[is_chosen]] = (over_z / nearness[:, None])[is_chosen]
+    return nearest.view(-1, height, width), weights.view(-1, height, width, 3)
 
 
-def _pairs(corners: Tensor, depth: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Faces (of the whole batch) and the pixels (of the whole batch) in their boxes, (N,) each."""
-    low = corners.amin(dim=2).ceil()
-    high = corners.amax(dim=2).floor()
-    limit = low.new_tensor([width - 1, height - 1])
-    is_usable = (depth > 0).all(dim=-1) & torch.isfinite(corners).all(dim=(-1, -2))
-    low, high = (torch.where(is_usable[..., None], t, -1.0) for t in (low, high))
-    low, high = low.clamp(min=0).minimum(limit + 1), high.clamp(min=-1).minimum(limit)
-    extent = (high - low + 1).clamp(min=0).long().flatten(0, 1)  # (P * F, 2)
-    count = extent.prod(dim=1)
-    face = torch.repeat_interleave(count)
-    local = torch.arange(len(face), device=face.device) - (count.cumsum(0) - count)[face]
-    first = low.long().flatten(0, 1)[face]
-    x = first[:, 0] + local % extent[face, 0]
-    y = first[:, 1] + local // extent[face, 0]
-    sample = face // corners.shape[1]
-    return face, (sample * height + y) * width + x
+def _pairs(screen: Tensor, faces: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Sample, face and pixel (of the whole batch) wherever a face's box holds a pixel's centre.
+
+    Args:
+        screen: (P, A, 2) px; faces with a corner that is not finite have no pixel.
+        faces: (F, 3).
+        height: of the pictures.
+        width: of the pictures.
+    """
+    ranges = []
+    is_seen = torch.ones((), dtype=torch.bool, device=screen.device)
+    for axis, num in enumerate((width, height)):
+        place = screen[..., axis].t().contiguous()  # (A, P): a corner's row is copied whole
+        a, b, c = (place.index_select(0, corner) for corner in faces.unbind(1))  # (F, P)
+        low = torch.minimum(torch.minimum(a, b), c).ceil().clamp(min=0)
+        high = torch.maximum(torch.maximum(a, b), c).floor().clamp(max=num - 1)
+        is_seen = is_seen & (low <= high)
+        ranges += [low, high]
+    face, sample = is_seen.nonzero(as_tuple=True)
+    left, right, top, bottom = (t[face, sample].long() for t in ranges)
+    columns = right - left + 1
+    count = columns * (bottom - top + 1)
+    pair = torch.repeat_interleave(count)
+    local = torch.arange(len(pair), device=pair.device) - (count.cumsum(0) - count)[pair]
+    x = left[pair] + local % columns[pair]
+    y = top[pair] + local // columns[pair]
+    return sample[pair], face[pair], (sample[pair] * height + y) * width + x
 
 
 def _edges(relative: Tensor) -> Tensor:

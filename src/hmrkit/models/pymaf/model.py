@@ -73,7 +73,7 @@ class PyMAF(nn.Module):
         self.register_buffer("init_pose", mean_pose.reshape(1, -1))
         self.register_buffer("init_shape", torch.as_tensor(body_model.mean_betas).float()[None])
         self.register_buffer("init_cam", torch.tensor([_MEAN_CAM]))
-        self.register_buffer("vertex_index", spread_vertices(body_model, num_points))
+        self.surface = SurfacePoints(spread_vertices(body_model, num_points))
         self.register_buffer("grid", _grid(), persistent=False)
         intrinsics = crop_intrinsics(focal_px, self.input_size)
         self.register_buffer("intrinsics_crop", intrinsics, persistent=False)
@@ -105,7 +105,7 @@ class PyMAF(nn.Module):
             self.upsample, self.samplers, self.regressors, strict=True
         ):
             if loops:
-                points = self._surface_points(loops[-1], body_model)
+                points = self.surface(loops[-1], body_model)
             feature_map = upsample(feature_map)
             estimate = regressor(sampler(maf_sample(feature_map, points)), estimate)
             loops.append(self._prediction(estimate))
@@ -115,12 +115,6 @@ class PyMAF(nn.Module):
         if self.training:
             result.extra |= self.dense(feature_map)
         return result
-
-    @torch.no_grad()
-    def _surface_points(self, loop: Prediction, body_model: SMPL) -> Tensor:
-        """The chosen vertices of the estimated body in the crop, (P, N, 2) crop units."""
-        vertices = body_model.vertices(loop.body, self.vertex_index)
-        return project(vertices + loop.transl_cam[:, None], loop.intrinsics_crop)
 
     def _prediction(self, estimate: "Estimate") -> Prediction:
         pose6d, betas, cam = (part.float() for part in estimate)
@@ -152,6 +146,24 @@ def maf_sample(feature_map: Tensor, points: Tensor) -> Tensor:
     return F.grid_sample(feature_map, grid, align_corners=True).squeeze(-1)
 
 
+class SurfacePoints(nn.Module):
+    """The vertices that later loops look at, seen in the crop.
+
+    Args:
+        vertex_index: (N,) vertices of the body; the checkpoint keeps them.
+    """
+
+    def __init__(self, vertex_index: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("vertex_index", vertex_index)
+
+    @torch.no_grad()
+    def forward(self, loop: Prediction, body_model: SMPL) -> Tensor:
+        """Where they are for an estimate of P bodies, (P, N, 2) crop units."""
+        vertices = body_model.vertices(loop.body, self.vertex_index)
+        return project(vertices + loop.transl_cam[:, None], loop.intrinsics_crop)
+
+
 class PointMLP(nn.Module):
     """Every sampled feature to five numbers, the same layers for all points of a loop."""
 
@@ -165,9 +177,17 @@ class PointMLP(nn.Module):
 
     def forward(self, sampled: Tensor) -> Tensor:
         """(P, C, N) to (P, 5 N), all points of the first number, then of the second, ..."""
-        hidden = F.leaky_relu(self.conv0(sampled))
-        hidden = F.leaky_relu(self.conv1(torch.cat([hidden, sampled], dim=1)))
-        return F.relu(self.conv2(torch.cat([hidden, sampled], dim=1))).flatten(1)
+        feature = sampled.transpose(1, 2).flatten(0, 1)  # (P N, C): one matrix product for all
+        hidden = F.leaky_relu(F.linear(feature, self.conv0.weight[..., 0], self.conv0.bias))
+        hidden = F.leaky_relu(_two_inputs(self.conv1, hidden, feature))
+        numbers = F.relu(_two_inputs(self.conv2, hidden, feature))  # (P N, 5)
+        return numbers.unflatten(0, (len(sampled), -1)).transpose(1, 2).flatten(1)
+
+
+def _two_inputs(layer: nn.Conv1d, first: Tensor, second: Tensor) -> Tensor:
+    """A layer on [first (R, A), second (R, B)], which need not be copied together."""
+    to_first, to_second = layer.weight[..., 0].split([first.shape[1], second.shape[1]], dim=1)
+    return F.linear(first, to_first, layer.bias) + F.linear(second, to_second)
 
 
 class Regressor(nn.Module):
@@ -196,6 +216,27 @@ class Regressor(nn.Module):
         )
 
 
+class Doubling(nn.ConvTranspose2d):
+    """The first deconvolution, kernel 4, stride 2: many channels on a small map.
+
+    One matrix product makes all 16 values that a cell adds to its surroundings, as four slices.
+    Thrice as fast as the library's deconvolution on a CPU, where the weights are the work.
+    """
+
+    def forward(self, feature_map: Tensor) -> Tensor:
+        """(P, C, h, w) to (P, D, 2 h, 2 w)."""
+        num, _, height, width = feature_map.shape
+        cells = feature_map.permute(0, 2, 3, 1).flatten(0, 2) @ self.weight.flatten(1)
+        cells = cells.view(num, height, width, -1, 2, 2, 2, 2)  # rows: pair, place; then columns
+        cells = cells.permute(4, 6, 0, 1, 5, 2, 7, 3)  # (pairs 2, 2, P, h, place 2, w, place 2, D)
+        padded = cells.new_zeros(num, height + 1, 2, width + 1, 2, cells.shape[-1])
+        for row in (0, 1):
+            for column in (0, 1):
+                padded[:, row : row + height, :, column : column + width] += cells[row, column]
+        whole = padded.flatten(3, 4).flatten(1, 2)  # with a border of one cell's place all around
+        return whole[:, 1:-1, 1:-1].permute(0, 3, 1, 2)
+
+
 class DenseHead(nn.Module):
     """A map to dense correspondences: which part of the surface a pixel shows, and where on it."""
 
@@ -208,12 +249,12 @@ class DenseHead(nn.Module):
 
     def forward(self, feature_map: Tensor) -> dict[str, Tensor]:
         """(P, C, h, w) to maps (P, classes, h, w) by name."""
-        return {
-            "u": self.predict_u(feature_map),
-            "v": self.predict_v(feature_map),
-            "part": self.predict_uv_index(feature_map),
-            "coarse_part": self.predict_ann_index(feature_map),
-        }
+        heads = (self.predict_u, self.predict_v, self.predict_uv_index, self.predict_ann_index)
+        weight = torch.cat([head.weight for head in heads])  # one pass over the map for all
+        bias = torch.cat([head.bias for head in heads])
+        maps = F.conv2d(feature_map, weight, bias, padding=1)
+        names = ("u", "v", "part", "coarse_part")
+        return dict(zip(names, maps.split([head.out_channels for head in heads], 1), strict=True))
 
 
 def _pyramid(num_in: int, num_channels: int, num_loops: int) -> nn.ModuleList:
@@ -223,7 +264,9 @@ def _pyramid(num_in: int, num_channels: int, num_loops: int) -> nn.ModuleList:
         width = num_in if level == 0 else num_channels
         blocks.append(
             nn.Sequential(
-                nn.ConvTranspose2d(width, num_channels, 4, stride=2, padding=1, bias=False),
+                (Doubling if level == 0 else nn.ConvTranspose2d)(
+                    width, num_channels, 4, stride=2, padding=1, bias=False
+                ),
                 nn.BatchNorm2d(num_channels),
                 nn.ReLU(inplace=True),
             )

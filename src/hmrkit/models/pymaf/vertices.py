@@ -36,6 +36,16 @@ def spread_vertices(body_model: SMPL, num: int) -> Tensor:
     return torch.tensor(sorted(chosen))
 
 
+def official_surface(path: str | Path) -> dict[str, Tensor]:
+    """``official_vertices`` as weights of ``model.SurfacePoints``, for ``initial_weights``.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not that file.
+    """
+    return {"vertex_index": official_vertices(path)}
+
+
 def official_vertices(path: str | Path) -> Tensor:
     """Numbers (431,) int64 of SMPL's vertices that ``mesh_downsampling.npz`` keeps.
 

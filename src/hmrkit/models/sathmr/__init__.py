@@ -20,7 +20,9 @@ human queries              hmrkit.models.sathmr.decoder.Decoder
 denoising queries          hmrkit.models.sathmr.denoising.Denoiser
 Hungarian matching         hmrkit.models.sathmr.matcher.match
 loss                       hmrkit.models.sathmr.loss.SATHMRLoss
-matching in evaluation     hmrkit.models.sathmr.evaluation.match_people
+evaluation                 hmrkit.scene_evaluation.SceneProtocol
+matching in evaluation     hmrkit.scene_evaluation.match_people
+AGORA's test archive       hmrkit.submission.AgoraSubmission
 ========================== ====================================================
 
 Deviations:
@@ -35,7 +37,7 @@ Deviations:
 * Which people carry exact 3D labels is a property of their source (``Batch.has_exact_labels``).
   People without a labelled joint of the body are ignored, cells of an image in which somebody's
   body is unknown do not enter the terms of the scale map; upstream's data has no such people.
-* ``loss.with_masked_background=true`` spares queries in images where not everybody is labelled,
+* ``loss.partly_labelled_sources`` spares queries in images where not everybody is labelled,
   which upstream's ``detect_all_people`` was meant to do and does not.
 * Labels of the scale map are drawn with the neutral body, upstream draws 3DPW's with gendered ones;
   surface behind the camera is left out, upstream projects it mirrored.
@@ -43,6 +45,8 @@ Deviations:
   set stores. A 6D rotation of zeros, which is none, becomes half a turn about another axis.
 * The position table of the low-resolution tokens is computed in every pass; upstream's evaluation
   keeps that of the first.
+* Evaluation meshes the people who are found, upstream all candidates. Images without a visible
+  person are evaluated, upstream stops at them.
 * Divisors of losses are means over the processes for every term, upstream's focal terms are means
   of each process.
 """

@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 from torch.nn import functional as F
 
 from hmrkit.keys import rename_keys
+from hmrkit.weight_files import read_checkpoint
 
 # Beginning of their name -> ours; None is left behind.
 _LAYER = r"decoder\.decoder\.layers\.(\d+)\."
@@ -147,37 +149,56 @@ def _count(state: Mapping[str, Tensor], pattern: str) -> int:
     return len({match[1] for name in state if (match := re.match(pattern, name))})
 
 
-def convert_dinov2(official: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def read_dinov2(
+    path: str | Path, part: str = "encoder", long_side_px: int = 1288
+) -> dict[str, Tensor]:
+    """What DINOv2's file gives a part of the network, by the part's own names.
+
+    Args:
+        path: ``dinov2_vitb14_pretrain.pth`` or ``dinov2_vitl14_pretrain.pth``.
+        part: "encoder", or "scale_head.norm".
+        long_side_px: of the network; decides the size of the position table.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not DINOv2's, or the network has no such part.
+    """
+    state = convert_dinov2(read_checkpoint(path), long_side_px)
+    found = {n.removeprefix(f"{part}."): v for n, v in state.items() if n.startswith(f"{part}.")}
+    if not found:
+        raise ValueError(f"part={part!r}: DINOv2 knows encoder and scale_head.norm")
+    return found
+
+
+def convert_dinov2(official: Mapping[str, Tensor], long_side_px: int) -> dict[str, Tensor]:
     """Weights of the network that DINOv2's file gives: the encoder, and the norm of the scale head.
 
     The first blocks also become those below the scale map, both patch embeddings begin alike.
 
     Args:
-        official: ``dinov2_vitb14_pretrain.pth`` or ``dinov2_vitl14_pretrain.pth``.
-        own: state of the network; its sizes count.
+        official: what the file holds.
+        long_side_px: of the network.
 
     Raises:
-        ValueError: naming the first entry that has no place here, or what the file lacks.
+        ValueError: naming the first entry that has no place here.
     """
+    if "pos_embed" not in official:
+        raise ValueError(f"not DINOv2's file: it holds {', '.join(sorted(official)[:5])} ...")
     state = rename_keys(official, DINOV2_KEYS)
     place = official["pos_embed"]  # (1, 1 + side^2, D), the first of the class token
-    side = own["encoder.positions"].shape[0]
     state["encoder.class_token"] = official["cls_token"][0] + place[0, :1]
-    state["encoder.positions"] = resize_positions(place[0, 1:], side)
+    state["encoder.positions"] = resize_positions(place[0, 1:], long_side_px // _PATCH_PX)
     copies = {
         "encoder.blocks.": "encoder.map_blocks.",
         "encoder.norm.": "scale_head.norm.",
         "encoder.patch_fine.": "encoder.patch_coarse.",
     }
-    for name in list(state):
-        for beginning, copied in copies.items():
-            copy = name.replace(beginning, copied)
-            if copy != name and copy in own:
-                state[copy] = state[name]
-    wanted = [n for n in own if n.startswith("encoder.") and n not in state]
-    if wanted:
-        raise ValueError(f"DINOv2's file has nothing for {wanted[0]!r}: is it of another size?")
-    return state
+    return state | {
+        name.replace(beginning, copied): value
+        for name, value in state.items()
+        for beginning, copied in copies.items()
+        if name.startswith(beginning)
+    }
 
 
 def resize_positions(table: Tensor, side: int) -> Tensor:

@@ -48,6 +48,8 @@ class AdaptiveEncoder(nn.Module):
         with_own_map_blocks: the low-resolution stage has blocks of its own.
         conf_threshold: somebody is where the scale map's confidence is above it.
         scale_threshold: somebody is small, and looked at closely, below it.
+        embed: makes, for a width D, what turns patches of 14 px into tokens, such as
+            ``stem.ConvStem``; None for DINOv2's ``PatchEmbed``.
     """
 
     cell_px, divisor_px = CELL_PX, BLOCK_PX
@@ -63,6 +65,7 @@ class AdaptiveEncoder(nn.Module):
         with_own_map_blocks: bool = True,
         conf_threshold: float = tokens.PERSON,
         scale_threshold: float = tokens.SMALL,
+        embed: Callable[[int], nn.Module] | None = None,
     ) -> None:
         super().__init__()
         if long_side_px % BLOCK_PX or num_levels < 2:
@@ -75,8 +78,7 @@ class AdaptiveEncoder(nn.Module):
         side = long_side_px // PATCH_PX
         self.positions = nn.Parameter(0.02 * torch.randn(side, side, dim))
         self.class_token = nn.Parameter(0.02 * torch.randn(1, dim))
-        self.patch_fine = PatchEmbed(dim)
-        self.patch_coarse = PatchEmbed(dim)
+        self.patch_fine, self.patch_coarse = ((embed or PatchEmbed)(dim) for _ in range(2))
         self.blocks = nn.ModuleList(Block(dim, num_heads) for _ in range(depth))
         num_own = map_depth if with_own_map_blocks else 0
         self.map_blocks = nn.ModuleList(Block(dim, num_heads) for _ in range(num_own))
@@ -97,11 +99,12 @@ class AdaptiveEncoder(nn.Module):
             see: low-resolution tokens (C, D) to their scale map (C, 2) and to that by which the
                 tokens are chosen.
         """
-        class_tokens, coarse = self._coarse(image, cells)
+        is_own = own_area(image, cells)
+        class_tokens, coarse = self._coarse(image, cells, is_own)
         predicted, chosen = see(coarse)
         selection = tokens.select(chosen, self.num_levels > 2, *self.thresholds)
         parts = [
-            self._fine(image, cells.pick(selection.fine)),
+            self._fine(image, cells.pick(selection.fine), is_own),
             Tokens(coarse[selection.kept], cells.pick(selection.kept), 1),
         ]
         if self.num_levels > 2:
@@ -111,23 +114,23 @@ class AdaptiveEncoder(nn.Module):
         cell_px = PATCH_PX * 2.0**level
         return Encoded(self.norm(run.tokens), run.counts, places, level, cell_px, predicted)
 
-    def _coarse(self, image: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
+    def _coarse(self, image: Tensor, cells: Cells, is_own: Tensor) -> tuple[Tensor, Tensor]:
         """Class tokens (I, D) and low-resolution tokens (C, D)."""
         table = halve_positions(self.positions)
-        patches = patches_of(F.avg_pool2d(image, CELL_PX // PATCH_PX))
-        values = self.patch_coarse(cells.of(patches)) + table[cells.row, cells.column]
+        values = self.patch_coarse(F.avg_pool2d(image, CELL_PX // PATCH_PX), cells, is_own)
+        values = values + table[cells.row, cells.column]
         blocks = self.map_blocks if len(self.map_blocks) else self.blocks[: self.map_depth]
         run = run_blocks(blocks, self.class_token.expand(len(image), -1), values, cells.image)
         return run.class_tokens, run.tokens
 
-    def _fine(self, image: Tensor, cells: Cells) -> Tokens:
+    def _fine(self, image: Tensor, cells: Cells, is_own: Tensor) -> Tokens:
         """Four tokens for each of some cells; they see those of their image and a class token.
 
         The class token goes in even where an image has no such cell, so that gradients (of 0)
         reach the blocks.
         """
         places = tokens.children(cells)
-        values = self.patch_fine(places.of(patches_of(image)))
+        values = self.patch_fine(image, places, is_own)
         values = values + self.positions[places.row, places.column]
         class_tokens = self.class_token.expand(len(image), -1)
         run = run_blocks(self.blocks[: self.map_depth], class_tokens, values, places.image)
@@ -170,7 +173,7 @@ class PlainEncoder(nn.Module):
 
         ``see`` is not used: there is no scale map.
         """
-        values = self.patch_fine(cells.of(patches_of(image)))
+        values = self.patch_fine(image, cells)
         values = values + self.positions[cells.row, cells.column]
         class_tokens = self.class_token.expand(len(image), -1)
         run = run_blocks(self.blocks, class_tokens, values, cells.image)
@@ -214,8 +217,12 @@ class PatchEmbed(nn.Module):
         super().__init__()
         self.proj = nn.Conv2d(3, dim, PATCH_PX, stride=PATCH_PX)
 
-    def forward(self, patches: Tensor) -> Tensor:
-        """(N, 3, 14, 14) to (N, D)."""
+    def forward(self, image: Tensor, places: Cells, is_own: Tensor | None = None) -> Tensor:
+        """Patches of an image (I, 3, H, W), normalised, at N places of 14 px: (N, D).
+
+        ``is_own`` is not used: a patch does not reach beyond an image.
+        """
+        patches = places.of(patches_of(image))
         return F.linear(patches.flatten(1), self.proj.weight.flatten(1), self.proj.bias)
 
 
@@ -227,6 +234,19 @@ def halve_positions(table: Tensor) -> Tensor:
     with torch.autocast(table.device.type, enabled=False):
         rows = (halve @ table.flatten(1)).unflatten(1, (side, -1))  # (n / 2, n, D)
         return halve @ rows
+
+
+def own_area(image: Tensor, cells: Cells) -> Tensor:
+    """Which of the largest image's cells belong to each image (I, 3, H, W): (I, 1, rows, columns).
+
+    Args:
+        image: of which the largest fills the batch.
+        cells: all cells of every image.
+    """
+    rows, columns = (side // CELL_PX for side in image.shape[-2:])
+    is_own = image.new_zeros(len(image), 1, rows, columns)
+    is_own[cells.image, 0, cells.row, cells.column] = 1
+    return is_own
 
 
 def patches_of(image: Tensor) -> Tensor:

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from hmrkit.body import joints
-from hmrkit.geometry.cameras import project
 from hmrkit.models.sathmr import tokens
 from hmrkit.models.sathmr.tokens import Cells
 from hmrkit.types import Batch
@@ -151,8 +150,12 @@ def label_map(
         cells: C cells of 28 px, all of every image.
         grid_hw: rows and columns of the largest image.
     """
-    size_px = input_size[labels.image].flip(-1)[:, None]  # (M, 1, 2) width, height
-    points_px = (project(points_cam, labels.camera_crop) + 1) / 2 * size_px
+    half_px = input_size[labels.image].flip(-1)[..., None] / 2  # (M, 2, 1) width, height
+    camera = labels.camera_crop
+    to_px = torch.cat([half_px * (camera[:, :2] + camera[:, 2:]), camera[:, 2:]], dim=1)
+    with torch.autocast(points_cam.device.type, enabled=False):  # not project(): 28 000 points each
+        rays = points_cam @ to_px.transpose(1, 2)
+    points_px = rays[..., :2] / rays[..., 2:]
     is_seen = (points_cam[..., 2] > 0) & labels.has_body[:, None]
     scale = labels.box[:, 2:].norm(dim=1).clamp(max=1)
     people = tokens.People(labels.image, scale, labels.depth / labels.focal_px)

@@ -14,20 +14,21 @@ import math
 from collections.abc import Mapping
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from hmrkit.body.smpl import SMPL
 from hmrkit.geometry.rotations import rotmat_to_rot6d_interleaved
 from hmrkit.models.sathmr import tokens
-from hmrkit.models.sathmr.convert import convert_dinov2
 from hmrkit.models.sathmr.decoder import Decoded, Decoder, Memory
 from hmrkit.models.sathmr.denoising import Denoiser, DenoisingQueries, attention_mask
 from hmrkit.models.sathmr.encoder import AdaptiveEncoder, Encoded, PlainEncoder, ReLUMLP, ScaleHead
 from hmrkit.models.sathmr.labels import SceneLabels, label_map, scene_labels
 from hmrkit.models.sathmr.people import cam_to_transl, to_body
+from hmrkit.models.sathmr.pictures import draw_scale_map, draw_tokens
 from hmrkit.models.sathmr.positions import sine_encoding
-from hmrkit.models.sathmr.tokens import Cells
+from hmrkit.models.sathmr.tokens import CELL_PX, Cells
 from hmrkit.types import Batch, Body, Prediction
 
 FIELD_OF_VIEW_DEG = 60.0  # of the square of the longest side, vertical and horizontal
@@ -48,6 +49,10 @@ class SATHMR(nn.Module):
         num_queries: of every image.
         with_level_embed: tokens of different levels are told apart.
         label_map_steps: in so many first training steps the labels' scale map chooses the tokens.
+        label_map_stride: 0 draws that map from vertices and the middles between them; n from every
+            n-th vertex, which is dense enough for small images.
+        num_pose_layers: of the heads of rotations; deep ones learn late.
+        num_shape_layers: of the heads of betas.
     """
 
     def __init__(
@@ -60,6 +65,9 @@ class SATHMR(nn.Module):
         num_queries: int = 50,
         with_level_embed: bool = True,
         label_map_steps: int = 0,
+        label_map_stride: int = 0,
+        num_pose_layers: int = 6,
+        num_shape_layers: int = 5,
     ) -> None:
         super().__init__()
         dim, depth = decoder.dim, decoder.depth
@@ -75,8 +83,12 @@ class SATHMR(nn.Module):
         self.level_embed = nn.Parameter(level) if with_level_embed else None
         self.query_content = nn.Parameter(torch.randn(num_queries, dim))
         self.query_box = nn.Parameter(torch.randn(num_queries, 4))
-        self.pose_heads = nn.ModuleList(ReLUMLP(dim, dim, _POSE, 6) for _ in range(depth))
-        self.shape_heads = nn.ModuleList(ReLUMLP(dim, dim, _BETAS, 5) for _ in range(depth))
+        self.pose_heads = nn.ModuleList(
+            ReLUMLP(dim, dim, _POSE, num_pose_layers) for _ in range(depth)
+        )
+        self.shape_heads = nn.ModuleList(
+            ReLUMLP(dim, dim, _BETAS, num_shape_layers) for _ in range(depth)
+        )
         self.cam_head = ReLUMLP(dim, dim // 2, 3, 3)
         self.conf_head = nn.Linear(dim, 1)
         nn.init.constant_(self.conf_head.bias, math.log(_PRIOR / (1 - _PRIOR)))
@@ -85,6 +97,7 @@ class SATHMR(nn.Module):
         self.register_buffer("mean_betas", torch.as_tensor(body_model.mean_betas).float())
         self.register_buffer("num_steps", torch.zeros((), dtype=torch.int64))
         edges = tokens.mesh_edges(torch.as_tensor(body_model.faces))
+        self.label_map_stride = label_map_stride
         self.register_buffer("edges", edges, persistent=False)
 
     def forward(self, batch: Batch, body_model: SMPL) -> Prediction:
@@ -125,17 +138,21 @@ class SATHMR(nn.Module):
         decoded = self.decoder(content, box_logit, memory, may_attend)
         return self._prediction(decoded, size, noised, self._tokens(encoded, cells) | given)
 
-    def initial_state(self, part: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
-        """The network's state with a part from a file of others; None if it is no such file.
+    def pictures(self, image: np.ndarray, prediction: Prediction) -> dict[str, np.ndarray]:
+        """How closely the network looked where, drawn over its input: RGB (H, W, 3) uint8 by name.
 
         Args:
-            part: of the network: "encoder" knows DINOv2's own files.
-            weights: what the file holds.
+            image: (H, W, 3) uint8, the input before it was normalised, with its padding.
+            prediction: of a batch of this image alone.
         """
-        if part != "encoder" or "pos_embed" not in weights:
-            return None
-        own = self.state_dict()
-        return own | convert_dinov2(weights, own)
+        extra = {name: value.cpu().numpy() for name, value in prediction.extra.items()}
+        drawn = {"tokens": draw_tokens(image, extra["tokens"][:, 1:])}
+        if "scale_map" in extra:
+            grid = np.zeros((image.shape[0] // CELL_PX, image.shape[1] // CELL_PX, 2), np.float32)
+            _, row, column = extra["cells"].T
+            grid[row, column] = extra["scale_map"]
+            drawn["scale_map"] = draw_scale_map(image, grid)
+        return drawn
 
     def _cells(self, image: Tensor, size: Tensor) -> tuple[Cells, tuple[int, int]]:
         """The encoder's cells, and rows and columns of the largest image."""
@@ -166,7 +183,10 @@ class SATHMR(nn.Module):
         rotmats = labels.rotmats
         transl = batch["body"].transl[labels.person]
         mesh = body_model(Body(rotmats[:, 0], rotmats[:, 1:], labels.betas, transl))
-        points = tokens.surface_points(mesh.vertices, self.edges)
+        if self.label_map_stride:
+            points = mesh.vertices[:, :: self.label_map_stride]
+        else:
+            points = tokens.surface_points(mesh.vertices, self.edges)
         found = label_map(points, labels, batch["input_size"], cells, grid_hw)
         return {"label_map": found, "has_label_map": labels.has_all_bodies[cells.image]}
 

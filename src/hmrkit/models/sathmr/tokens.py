@@ -200,4 +200,5 @@ def mesh_edges(faces: Tensor) -> Tensor:
 
 def surface_points(vertices: Tensor, edges: Tensor) -> Tensor:
     """Vertices (P, V, 3) and the middles of edges (E, 2): (P, V + E, 3)."""
-    return torch.cat([vertices, vertices[:, edges].mean(dim=2)], dim=1)
+    first, second = (vertices.index_select(1, end) for end in edges.unbind(dim=1))
+    return torch.cat([vertices, (first + second) / 2], dim=1)

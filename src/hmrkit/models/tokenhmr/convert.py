@@ -5,11 +5,15 @@ The authors keep the tokenizer in a file of its own, ``tokenizer.pth``; ours is 
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from hmrkit.keys import rename_keys
+from hmrkit.weight_files import read_checkpoint
 
 # Beginning of their name -> ours; None is left behind.
 _LAYER = r"smpl_head\.transformer\.transformer\.layers\.(\d+)\."
@@ -77,6 +81,13 @@ INERT: dict[str, str] = {
     "builtins.list": "the same",
     "builtins.int": "the same",
 }
+# The authors' crops, as configs_hydra/data/fourdhumans.yaml has them.
+DATA: dict[str, Any] = {
+    "data.cut.input_size": [256, 256],
+    "data.cut.with_antialias": False,
+    "data.eval_cut": {"fit_aspect_hw": [256, 192]},
+    "data.demo_cut": {"box_scale": 1.0, "with_antialias": True, "antialias_filter": "gaussian"},
+}
 FILES = ("tokenizer",)  # options of ``convert`` that are files of the same kind
 
 
@@ -97,7 +108,7 @@ def convert(
     state = rename_keys(official["state_dict"], KEYS)
     for name, value in convert_tokenizer(tokenizer).items():
         state[f"head.tokenizer.{name}"] = value
-    return state, {"model.net.backbone.depth": _count_blocks(state)}
+    return state, {**DATA, "model.net.backbone.depth": _count_blocks(state)}
 
 
 def convert_tokenizer(official: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -109,6 +120,39 @@ def convert_tokenizer(official: Mapping[str, Any]) -> dict[str, Tensor]:
     if "net" not in official:
         raise ValueError(f"no tokenizer.pth: it has {sorted(official)}, not an entry 'net'")
     return rename_keys(official["net"], TOKENIZER_KEYS)
+
+
+def read_tokenizer(path: str | Path | None) -> dict[str, Tensor]:
+    """Weights of ``PoseTokenizer`` from a file.
+
+    Args:
+        path: the authors' ``tokenizer.pth``; a checkpoint of our stage one; None for the small
+            tokenizer that comes with hmrkit (``tools/make_tiny_tokenizer.py``).
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is neither.
+    """
+    if path is None:
+        weights = load_file(Path(__file__).with_name("tiny_tokenizer.safetensors"))
+        return {name: value.float() for name, value in weights.items()}
+    content = read_checkpoint(path, INERT)
+    if "net" in content:
+        state = convert_tokenizer(content)
+        codes = state["quantizer.codebook"]  # its moving averages are not in the file: as at start
+        return state | {
+            "quantizer.code_sum": codes.clone(),
+            "quantizer.code_count": torch.ones(len(codes)),
+        }
+    prefix = "net.tokenizer."
+    weights = content.get("state_dict", {})
+    state = {n.removeprefix(prefix): v for n, v in weights.items() if n.startswith(prefix)}
+    if not state:
+        raise ValueError(
+            f"{path} is neither the authors' tokenizer.pth nor a checkpoint of "
+            "experiment=tokenhmr_tokenizer"
+        )
+    return state
 
 
 def _count_blocks(state: Mapping[str, Tensor]) -> int:

@@ -17,10 +17,10 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from hmrkit.adapt.copies import Copies
+from hmrkit.adapt.functional import matching_names
+from hmrkit.adapt.loss import InnerLoss, Term, means
 from hmrkit.body.smpl import SMPL
-from hmrkit.models.metahmr.copies import Copies
-from hmrkit.models.metahmr.functional import matching_names
-from hmrkit.models.metahmr.loss import InnerLoss, Term, means
 from hmrkit.types import Batch, Prediction
 
 _CHUNK_SIZE = 8  # people at once on an accelerator
@@ -39,7 +39,7 @@ class Adapt(nn.Module):
     """Adapts a network to the evidence in a batch, and predicts.
 
     Args:
-        loss: of the dual-network step; its evidence is that of all steps.
+        loss: of the dual-network step; its 2D term is that of all steps.
         per: ``sample``: a copy of the weights for each person; ``batch``: one for all.
         num_steps: in all, the dual-network step included.
         with_inner_step: begin with the dual-network step where there is an auxiliary network.
@@ -55,6 +55,7 @@ class Adapt(nn.Module):
             faster, else eight.
         is_folded: run each norm and the convolution before it as one: faster, equal to rounding,
             which Adam's first steps can turn into moves of ``lr``.
+        evidence: gives the keypoints, see ``evidence.py``; None takes the batch's labels.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Adapt(nn.Module):
         tolerance: float | None = None,
         chunk_size: int | None = None,
         is_folded: bool = False,
+        evidence: Callable[[Batch], Tensor] | None = None,
     ) -> None:
         super().__init__()
         if per not in ("sample", "batch"):
@@ -90,6 +92,12 @@ class Adapt(nn.Module):
         self.tolerance = tolerance
         self.chunk_size = chunk_size
         self.is_folded = is_folded
+        self.evidence = evidence
+
+    def take_as_given(self) -> None:
+        """From now on the evidence is the batch's keypoints as they are, every joint of them."""
+        self.evidence = None
+        self.loss.evidence.count_all()
 
     def forward(
         self,
@@ -114,8 +122,11 @@ class Adapt(nn.Module):
             before every step and at the end, NaN where steps were not needed.
         """
         assert not net.training
-        with torch.inference_mode(False), torch.enable_grad():
+        eager = torch.compiler.set_stance("force_eager")  # weights change in every step
+        with torch.inference_mode(False), torch.enable_grad(), eager:
             batch = _own(batch)
+            if self.evidence is not None:
+                batch = {**batch, "keypoints_crop": self.evidence(batch)}
             if self.per == "batch":
                 return self._fitted(net, batch, body_model, auxiliary)
             size = self.chunk_size or (1 if batch["image"].device.type == "cpu" else _CHUNK_SIZE)

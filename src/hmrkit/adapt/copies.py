@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.func import vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from hmrkit.adapt.folding import Folded
+from hmrkit.adapt.functional import call, in_backbone, takes_feature
 from hmrkit.body.smpl import SMPL
-from hmrkit.models.metahmr.folding import Folded
-from hmrkit.models.metahmr.functional import call, in_backbone, takes_feature
 from hmrkit.types import Batch, Body, Mesh, Prediction
 
 _EXTRA = ("feature", "cam")  # of a prediction's extras, what is known to have a row per person

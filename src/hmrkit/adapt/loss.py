@@ -43,6 +43,10 @@ class Evidence(nn.Module):
         in_batch = torch.tensor(joints.index(names, "all"))
         self.register_buffer("in_batch", in_batch, persistent=False)  # (K,) rows of Batch's joints
 
+    def count_all(self) -> None:
+        """From now on the confidence of every joint counts as it is."""
+        self.joint_weight.fill_(1.0)
+
     def forward(self, prediction: Prediction, batch: Batch, body_model: SMPL) -> Tensor:
         """Mean over (K, 2) for each person (P,).
 
