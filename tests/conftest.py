@@ -50,6 +50,13 @@ def tiny_overrides(tiny_shards: Path) -> list[str]:
     ]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What several workers share out: whole files, and the parity tests, which fill 9 GB, as one."""
+    for item in items:
+        name = "parity" if item.path.parent.name == "parity" else item.path.name
+        item.add_marker(pytest.mark.xdist_group(name))
+
+
 Program = Callable[..., "subprocess.CompletedProcess[str]"]
 
 

@@ -20,11 +20,11 @@ COMMANDS = [
 
 def test_ci_runs_readmes_test_command():
     ci = (ROOT / ".ci/run").read_text()
-    install, test = 'pip install -e ".[test]"', "/pytest"
+    install, test = 'pip install -e ".[test]"', "bin/pytest -n 2 --dist loadgroup"
     assert install in README
     assert install.split(" ", 1)[1].split('"')[1] in ci
     assert README.count(test) >= 1
-    assert re.search(r'bin/pytest"\s*$', ci)
+    assert re.search(r'bin/pytest" -n 2 --dist loadgroup\s*$', ci)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -40,7 +40,7 @@ from hmrkit.models.heatformer.decoder import PositionEmbedding, encode_axis
 from hmrkit.models.heatformer.estimate import Estimate, view_bodies
 from hmrkit.models.heatformer.fusion import epipolar_max, fuse_heatmaps, soft_argmax, triangulate
 from hmrkit.models.heatformer.heatmapper import CHANNELS, JOINTS
-from hmrkit.models.heatformer.heatmaps import HeatmapDrawer, map_error
+from hmrkit.models.heatformer.heatmaps import HeatmapDrawer, Profiles, map_error
 from hmrkit.models.heatformer.loss import (
     HeatFormerLoss,
     ViewLabels,
@@ -298,9 +298,10 @@ def fusions(maps: Tensor, table: ViewTable, rig: Rig) -> dict[str, Tensor]:
     """The maximum along every epipolar line, and all maps together."""
     peak = maps.flatten(-2).amax(dim=-1)[..., None, None]
     scaled = maps / torch.where(peak > 0.01, peak, 1e6)
-    seen = [epipolar_max(scaled[other], view, other, rig) for view, other in table.pairs.tolist()]
+    view, other = table.pairs.unbind(dim=1)
+    seen = epipolar_max(scaled[other], view, other, rig)
     return {
-        "xview": torch.stack(seen).unflatten(0, (len(maps), -1)),
+        "xview": seen.unflatten(0, (len(maps), -1)),
         "fused": fuse_heatmaps(maps, table.pairs, rig),
     }
 
@@ -564,6 +565,12 @@ def stage_outputs(net, stages: list, body_model: SMPL) -> dict[str, Tensor]:
     return actual
 
 
+def as_profiles(maps: Tensor) -> Profiles:
+    """Any maps (O, K, h, w) as profiles: each of their rows is a map of one row."""
+    rows = maps.flatten(1, 2)
+    return Profiles(torch.ones_like(rows[..., :1]), rows)
+
+
 def check_encoders(case: Case, _folder) -> None:
     """The full-size HeatEncoder and estimator, and a shallow ViT."""
     inputs, official = given(case), official_state(case)
@@ -642,7 +649,8 @@ def check_loss_terms(case: Case, _folder) -> None:
     fill_discriminator(discriminator, case.salt, names)
     real = axis_angle_to_rotmat(labels.axis_angle[:, 1:])
     actual = {THEIRS[name]: value for name, value in terms.items()}
-    actual["heatmap_mse"] = map_error(inputs["heat_a"], inputs["heat_b"]).mean()
+    heat = (as_profiles(inputs[name]) for name in ("heat_a", "heat_b"))
+    actual["heatmap_mse"] = map_error(*heat).mean()
     actual["discriminator"] = discriminator(real, labels.betas)
     for name, value in leaves.items():
         if value.grad is not None:

@@ -19,6 +19,7 @@ initial estimate               hmrkit.models.heatformer.estimate.InitialEstimate
 AdaFuse, score fusion          hmrkit.models.heatformer.fusion.fuse_heatmaps
 triangulated pseudo label      hmrkit.models.heatformer.fusion.triangulate
 loss                           hmrkit.models.heatformer.loss.HeatFormerLoss
+MPJPE of every view            hmrkit.models.heatformer.protocol.ViewProtocol
 ============================== ====================================================================
 
 What it predicts: a body per view, in the axes of the view's camera (``estimate.view_bodies``),
@@ -36,7 +37,13 @@ Deviations:
 * Labelled rotations are compared as the shortest ones, whatever the file says. Predicted ones are
   taken as upstream takes them, between 0 and a whole turn; ``with_short_angles`` mends that.
 * The heatmaps' term and the root have no gradient, as upstream. ``with_gradient_of_heatmaps`` and
-  ``trainable=[initial]`` give them one.
+  ``trainable=[initial]`` give them one; ``with_root_refinement`` lets the iterations turn the root,
+  ``with_root_of_torso`` begins at the root that the triangulated joints show. Of the loss,
+  ``orientation`` compares roots as matrices and ``earlier`` scores the earlier iterations too.
+* A view that augmentation mirrored is seen by a mirrored camera whose image is mirrored back; the
+  authors do not mirror.
+* Views are put in a random order, every one as likely; upstream swaps each pair with even odds.
+* Every view of the evaluated sets is scored; upstream leaves out those of the last, smaller batch.
 * Depths of epipolar lines are 1 m and 5 m; for BEHAVE upstream's are 1000 m and 5000 m, whose lines
   are the same but for rounding.
 * Where upstream encodes every patch of every heatmap and every position in every iteration, this

@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from hmrkit.keys import rename_keys
+from hmrkit.weight_files import read_checkpoint
 
 # Of a part's own names -> ours, for files that hold the part alone; None is left behind.
 _ESTIMATOR_LAYER = r"decoder\.transformer\.layers\.(\d+)\."
@@ -175,6 +177,16 @@ def convert_part(part: str, official: Mapping[str, Tensor]) -> dict[str, Tensor]
     if part not in PARTS:
         raise ValueError(f"no part {part!r}; there are {', '.join(PARTS)}")
     return _in_our_shapes(rename_keys(official, PARTS[part]))
+
+
+def read_part(part: str, path: str | Path) -> dict[str, Tensor]:
+    """The weights of one part out of a file; for ``initial_weights``.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file holds anything else.
+    """
+    return convert_part(part, read_checkpoint(path))
 
 
 def _in_our_shapes(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 KeysValues = tuple[Tensor, Tensor]  # (B, heads, N, d) each
 _TEMPERATURE = 10000.0  # of the sine encoding
 _EPSILON = 1e-6
+_FEW_TOKENS = 256
 
 
 class ViewDecoder(nn.Module):
@@ -111,13 +112,35 @@ class Attention(nn.Module):
     ) -> Tensor:
         """Queries (B, M, D) to (B, M, D)."""
         dropout = self.dropout if self.training else 0.0
-        heads = F.scaled_dot_product_attention(
+        attend = F.scaled_dot_product_attention
+        if _is_better_unfused(keys_values[0]):
+            attend = _attention
+        heads = attend(
             self._heads(self.to_q(queries)), *keys_values, attn_mask=mask, dropout_p=dropout
         )
         return F.dropout(self.to_out(heads.transpose(1, 2).flatten(2)), dropout, self.training)
 
     def _heads(self, tokens: Tensor) -> Tensor:
         return tokens.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+
+def _is_better_unfused(keys: Tensor) -> bool:
+    """Whether keys (B, heads, N, d) are better attended to step by step.
+
+    Backwards through few tokens, PyTorch's fused kernel for CPUs is many times slower.
+    """
+    has_backward = torch.is_grad_enabled() and keys.requires_grad
+    return has_backward and keys.device.type == "cpu" and keys.shape[2] <= _FEW_TOKENS
+
+
+def _attention(
+    queries: Tensor, keys: Tensor, values: Tensor, attn_mask: Tensor | None, dropout_p: float
+) -> Tensor:
+    """What ``F.scaled_dot_product_attention`` computes."""
+    weight = queries * queries.shape[-1] ** -0.5 @ keys.mT
+    if attn_mask is not None:
+        weight = weight.masked_fill(~attn_mask, -torch.inf)
+    return F.dropout(weight.softmax(dim=-1), dropout_p) @ values
 
 
 class PositionEmbedding(nn.Module):

@@ -91,7 +91,7 @@ def anchor_of_camera(
     units = scale * (pelvis[:, :2] + cam[:, 1:])
     pixel = map_affine(crop_to_img, units[:, None])[:, 0]
     px_per_unit = torch.linalg.det(crop_to_img[:, :, :2]).abs().sqrt()[:, None]
-    depth = intrinsics[:, 0, :1] / (scale * px_per_unit)
+    depth = intrinsics[:, 0, :1].abs() / (scale * px_per_unit)
     pixel = torch.cat([pixel, torch.ones_like(depth)], dim=1)
     return depth * (torch.linalg.inv(intrinsics) * pixel[:, None]).sum(dim=-1)
 

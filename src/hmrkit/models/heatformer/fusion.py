@@ -12,10 +12,11 @@ from torch.nn import functional as F
 from hmrkit.models.heatformer.views import Rig, ViewTable
 
 _MIN_PEAK = 0.01  # a map that does not rise above it shows no joint
-_TEMPERATURE = 0.05  # of the softmax over a map
+TEMPERATURE = 0.05  # of the softmax over a map
 _WINDOW_PX = 7.5  # radius of the disc around the peak that counts
 _DEPTHS_MM = (1000.0, 5000.0)  # two points of every pixel's ray
 _MM = 1000.0
+_MAX_SAMPLES = 4_000_000  # along epipolar lines at once: two pairs of views of 96 x 96 maps
 
 
 def soft_argmax(maps: Tensor) -> tuple[Tensor, Tensor]:
@@ -30,7 +31,7 @@ def soft_argmax(maps: Tensor) -> tuple[Tensor, Tensor]:
     index = torch.arange(height * width, device=maps.device)
     x, y = index % width, index // width
     far = (x - place % width).square() + (y - place // width).square() > _WINDOW_PX**2
-    weight = (flat / _TEMPERATURE).softmax(dim=-1).masked_fill(far, 0.0)
+    weight = (flat / TEMPERATURE).softmax(dim=-1).masked_fill(far, 0.0)
     weight = weight / weight.sum(dim=-1, keepdim=True)
     points = torch.stack([(weight * x).sum(dim=-1), (weight * y).sum(dim=-1)], dim=-1)
     return torch.where(peak > _MIN_PEAK, points, 0.0), peak[..., 0]
@@ -39,7 +40,7 @@ def soft_argmax(maps: Tensor) -> tuple[Tensor, Tensor]:
 def fuse_heatmaps(maps: Tensor, pairs: Tensor, rig: Rig) -> Tensor:
     """Every view's heatmaps plus what the other views of the person see along epipolar lines.
 
-    One pair of views at a time: memory does not grow with the number of views.
+    Some pairs of views at a time: memory does not grow with the number of views.
 
     Args:
         maps: (O, K, h, w).
@@ -52,44 +53,50 @@ def fuse_heatmaps(maps: Tensor, pairs: Tensor, rig: Rig) -> Tensor:
     peak = maps.flatten(-2).amax(dim=-1)[..., None, None]
     scaled = maps / torch.where(peak > _MIN_PEAK, peak, 1e6)
     fused = peak * scaled
-    for view, other in pairs.tolist():
-        seen = epipolar_max(scaled[other], view, other, rig)
-        fused[view] += peak[other] * seen
+    height, width = maps.shape[-2:]
+    num_at_once = max(1, _MAX_SAMPLES // (height * width * (height + width)))
+    for some in pairs.split(num_at_once) if len(pairs) else ():
+        view, other = some.unbind(dim=1)
+        fused.index_add_(0, view, peak[other] * epipolar_max(scaled[other], view, other, rig))
     return fused
 
 
-def epipolar_max(maps: Tensor, view: int, other: int, rig: Rig) -> Tensor:
-    """For every pixel of ``view`` the maximum along its line in the maps of ``other``.
+def epipolar_max(maps: Tensor, view: Tensor, other: Tensor, rig: Rig) -> Tensor:
+    """For every pixel of a view the maximum along its line in the maps of another one.
 
     A line is sampled at every column and at every row, at the nearest pixel, 0 outside.
 
     Args:
-        maps: (K, h, w) of the other view.
-        view: row of the rig.
-        other: row of the rig.
+        maps: (E, K, h, w) of the other views.
+        view: (E,) rows of the rig.
+        other: (E,) rows of the rig.
         rig: the cameras.
 
     Returns:
-        (K, h, w).
+        (E, K, h, w).
     """
-    height, width = maps.shape[-2:]
-    (x0, y0), (x1, y1) = _ray_in_other(view, other, rig, (height, width))
+    num_pairs, _, height, width = maps.shape
+    (x0, y0), (x1, y1) = (  # (E, h w, 1) each
+        points[..., None].unbind(dim=2)
+        for points in _ray_in_other(view, other, rig, (height, width))
+    )
     slope = (y1 - y0) / (x1 - x0)
-    columns = torch.arange(width, device=maps.device, dtype=x0.dtype).expand(len(x0), -1)
-    rows = torch.arange(height, device=maps.device, dtype=x0.dtype).expand(len(x0), -1)
-    x0, y0, slope = x0[:, None], y0[:, None], slope[:, None]
-    x = torch.cat([columns, (rows - y0) / slope + x0], dim=1)  # (h w, w + h)
-    y = torch.cat([slope * (columns - x0) + y0, rows], dim=1)
+    columns, rows = (torch.arange(n, device=maps.device, dtype=x0.dtype) for n in (width, height))
+    shape = (num_pairs, height * width, -1)
+    x = torch.cat([columns.expand(shape), (rows - y0) / slope + x0], dim=-1)  # (E, h w, w + h)
+    y = torch.cat([slope * (columns - x0) + y0, rows.expand(shape)], dim=-1)
     x, y = _nearest(x, width), _nearest(y, height)
     is_inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)  # false for NaN
     nowhere = height * width
     place = torch.where(is_inside, y * width + x, nowhere).long()
-    values = F.pad(maps.flatten(1), (0, 1)).t().contiguous()  # (h w + 1, K)
-    return F.embedding_bag(place, values, mode="max").t().view_as(maps)
+    place = place + (nowhere + 1) * torch.arange(num_pairs, device=maps.device)[:, None, None]
+    values = F.pad(maps.flatten(2), (0, 1)).mT.flatten(0, 1)  # (E (h w + 1), K)
+    best = F.embedding_bag(place.flatten(0, 1), values.contiguous(), mode="max")
+    return best.unflatten(0, (num_pairs, -1)).mT.reshape(maps.shape)
 
 
-def _ray_in_other(view: int, other: int, rig: Rig, size_hw: tuple[int, int]) -> list[Tensor]:
-    """Two points of each pixel's ray, (2, h w) px of the other view's heatmap.
+def _ray_in_other(view: Tensor, other: Tensor, rig: Rig, size_hw: tuple[int, int]) -> list[Tensor]:
+    """Two points of each pixel's ray, (E, h w, 2) px of the other view's heatmap.
 
     In millimetres and in an order of operations that agrees with upstream's to the last digit, on
     which it hangs what pixel is nearest.
@@ -97,21 +104,21 @@ def _ray_in_other(view: int, other: int, rig: Rig, size_hw: tuple[int, int]) -> 
     places = [torch.arange(n, device=rig.transl.device, dtype=rig.transl.dtype) for n in size_hw]
     y, x = torch.meshgrid(*places, indexing="ij")
     pixels = torch.stack([x, y, torch.ones_like(x)], dim=-1).flatten(0, 1)  # (h w, 3)
-    transl, other_transl = _MM * rig.transl[view], _MM * rig.transl[other]
+    transl, other_transl = _MM * rig.transl[view, None], _MM * rig.transl[other, None]
     center = -_apply(torch.linalg.inv(rig.rotation[view]), transl)
     on_image = _apply(torch.linalg.inv(rig.img_to_map_px[view]), pixels)
     points = []
     for depth in _DEPTHS_MM:
         ray = _apply(torch.linalg.inv(rig.intrinsics[view]), depth * on_image)
-        world = _apply(rig.rotation[view].t(), ray) + center
+        world = _apply(rig.rotation[view].mT, ray) + center
         img = _apply(rig.intrinsics[other], _apply(rig.rotation[other], world) + other_transl)
-        points.append(_apply(rig.img_to_map_px[other], img / img[:, 2:])[:, :2].t())
+        points.append(_apply(rig.img_to_map_px[other], img / img[..., 2:])[..., :2])
     return points
 
 
 def _apply(matrix: Tensor, points: Tensor) -> Tensor:
-    """A matrix (3, 3) times points (..., 3), every product rounded: not a matmul."""
-    return (matrix * points[..., None, :]).sum(dim=-1)
+    """Matrices (E, 3, 3) times points (E or 1, N, 3), every product rounded: not a matmul."""
+    return (matrix[:, None] * points[..., None, :]).sum(dim=-1)
 
 
 def _nearest(position: Tensor, size: int) -> Tensor:

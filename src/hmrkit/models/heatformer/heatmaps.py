@@ -27,9 +27,16 @@ class Profiles(NamedTuple):
         return self.rows[..., :, None] * self.columns[..., None, :]
 
 
-def map_error(first: Tensor, second: Tensor) -> Tensor:
-    """Squared difference (O,) of heatmaps (O, K, h, w), summed over joints and pixels."""
-    return (first - second).square().flatten(1).sum(dim=1)
+def map_error(first: Profiles, second: Profiles) -> Tensor:
+    """Squared difference (O,) of heatmaps, summed over joints and pixels.
+
+    From the profiles, in double: the maps are not made.
+    """
+    a, b, c, d = (profile.double() for profile in (*first, *second))  # (O, K, h or w)
+    own = a.square().sum(dim=-1) * b.square().sum(dim=-1)
+    other = c.square().sum(dim=-1) * d.square().sum(dim=-1)
+    both = (a * c).sum(dim=-1) * (b * d).sum(dim=-1)
+    return (own - 2 * both + other).clamp(min=0).sum(dim=1).to(first.rows.dtype)
 
 
 class HeatmapDrawer(nn.Module):
@@ -138,19 +145,29 @@ class HeatEncoder(nn.Module):
         """Heatmaps of O views to features (O, h w, D) of their patches, row by row."""
         rows, columns = (profile.unflatten(-1, (-1, self.patch_size)) for profile in profiles)
         has_row, has_column = rows.any(dim=-1), columns.any(dim=-1)  # (O, K, h), (O, K, w)
-        is_filled = (has_row[..., :, None] & has_column[..., None, :]).any(dim=1)  # (O, h, w)
-        view, i, j = is_filled.nonzero(as_tuple=True)  # M patches
-        patches = Profiles(rows[view, :, i], columns[view, :, j]).maps().flatten(2)  # (M, K, p p)
-        patches = F.pad(patches, (0, 0, 0, 1, 0, 1))  # the token of zeros; a patch of zeros
-        features = self._encode(patches)  # (M + 1, D)
-        number = torch.arange(len(view), device=view.device)
-        place = torch.full_like(is_filled, len(view), dtype=torch.int64)
-        place = place.index_put((view, i, j), number).flatten(1)  # (O, h w)
+        has_joint = has_row[..., :, None] & has_column[..., None, :]  # (O, K, h, w)
+        is_filled = has_joint.any(dim=1)  # (O, h, w), M of them
+        number = is_filled.flatten().cumsum(dim=0).view_as(is_filled) - 1
+        view, joint, i, j = has_joint.nonzero(as_tuple=True)
+        seen = Profiles(rows[view, joint, i], columns[view, joint, j]).maps().flatten(1)
+        token = number[view, i, j] * self.pos_embedding.shape[1] + joint
+        num_filled = int(number[-1, -1, -1]) + 1
+        features = self._encode(seen, token, num_filled)  # (M + 1, D)
+        place = torch.where(is_filled, number, num_filled).flatten(1)  # (O, h w)
         return features[place]
 
-    def _encode(self, patches: Tensor) -> Tensor:
-        """Patches (M, K + 1, p p) to features (M, D)."""
-        tokens = self.to_token_embedding(patches) + self.pos_embedding
+    def _encode(self, seen: Tensor, token: Tensor, num_filled: int) -> Tensor:
+        """Patches to features (M + 1, D); the last one is that of an empty patch.
+
+        Args:
+            seen: (E, p p) heatmaps of one joint in one patch, those that are not empty.
+            token: (E,) their rows among the (M + 1) (K + 1) tokens.
+            num_filled: M.
+        """
+        empty = self.to_token_embedding.bias + self.pos_embedding  # (1, K + 1, D)
+        tokens = empty.repeat(num_filled + 1, 1, 1).flatten(0, 1)
+        embedded = F.linear(seen, self.to_token_embedding.weight).to(tokens.dtype)
+        tokens = tokens.index_add(0, token, embedded).unflatten(0, (num_filled + 1, -1))
         for layer in self.layers[:-1]:
             tokens = layer(tokens, tokens)
         return self.layers[-1](tokens[:, -1:], tokens)[:, 0]

@@ -21,8 +21,9 @@ from hmrkit.geometry.cameras import crop_intrinsics, project, weak_perspective_t
 from hmrkit.geometry.rotations import axis_angle_to_rotmat, rotmat_to_axis_angle
 from hmrkit.layers.discriminator import PoseDiscriminator
 from hmrkit.models.heatformer.estimate import view_bodies
+from hmrkit.models.heatformer.fusion import TEMPERATURE
 from hmrkit.models.heatformer.heatmapper import JOINTS
-from hmrkit.models.heatformer.views import map_affine, square_affine
+from hmrkit.models.heatformer.views import map_affine, proper_cameras, square_affine
 from hmrkit.types import Batch, Body, Prediction
 
 _IN_SET = joints.index(JOINTS, "h36m17")
@@ -31,6 +32,7 @@ _PELVIS = JOINTS.index("h36m_pelvis")
 _FOCAL_PX, _SIDE_PX = 5000.0, 384  # of the weak camera
 _MIN_QUATERNION = 0.1
 _SMALL_ANGLE = 1e-6
+_MIN_MASS = 0.1  # of a labelled joint in its map; less lies outside
 
 
 class ViewLabels(NamedTuple):
@@ -64,9 +66,14 @@ class HeatFormerLoss(nn.Module):
         adversarial: of the pose prior, for the network and for its discriminator; every iteration.
         detection: mean squared difference of the keypoint network's heatmaps and labelled ones,
             for a network that learns them.
+        detection_entropy: cross-entropy of the same.
         detection_sigma: of the labelled ones' Gaussians, px.
         with_short_angles: compare rotations by less than half a turn, as labels are. Upstream
             leaves the predicted ones between 0 and a whole turn.
+        orientation: squared difference of the root's rotation matrices. A person who faces the
+            camera is turned by half a turn in its axes, where axis-angle vectors jump.
+        earlier: share of the weights of the terms on the last iteration that the earlier ones get
+            too.
     """
 
     def __init__(
@@ -81,19 +88,26 @@ class HeatFormerLoss(nn.Module):
         heatmap: Sequence[float] = (0.001, 0.003, 0.005, 0.007),
         adversarial: float = 0.0005,
         detection: float = 0.0,
+        detection_entropy: float = 0.0,
         detection_sigma: float = 2.0,
         with_short_angles: bool = False,
+        orientation: float = 0.0,
+        earlier: float = 0.0,
     ) -> None:
         super().__init__()
-        self.last_weights = {
+        weights = {
             "keypoints3d": keypoints3d,
             "keypoints2d": keypoints2d,
             "global_orient": global_orient,
             "body_pose": body_pose,
             "betas": betas,
+            "orientation": orientation,
         }
+        self.last_weights = {name: weight for name, weight in weights.items() if weight}
+        self.earlier = earlier
         self.vertices, self.normals, self.adversarial = vertices, normals, adversarial
         self.heatmap, self.detection = tuple(heatmap), detection
+        self.detection_entropy = detection_entropy
         self.detection_sigma, self.with_short_angles = detection_sigma, with_short_angles
         self.discriminator = PoseDiscriminator() if adversarial else None
         intrinsics = crop_intrinsics(_FOCAL_PX, (_SIDE_PX, _SIDE_PX))
@@ -114,6 +128,10 @@ class HeatFormerLoss(nn.Module):
                 maps = prediction.extra["heatmaps"].float()
                 error = detection_error(maps, labels.keypoints_crop, self.detection_sigma)
                 weighted["detection"] = self.detection * error
+            if self.detection_entropy:
+                maps = prediction.extra["heatmaps"].float()
+                error = detection_entropy(maps, labels.keypoints_crop, self.detection_sigma)
+                weighted["detection_entropy"] = self.detection_entropy * error
             return weighted
 
     def terms(
@@ -127,13 +145,21 @@ class HeatFormerLoss(nn.Module):
                 "give one per iteration"
             )
         bodies = [_at_origin(view_bodies(stage)) for stage in stages]
+        is_observed = prediction.extra["is_observed"]
         sums: dict[str, Tensor] = {}
         for stage, body, weight in zip(stages, bodies, self.heatmap, strict=False):
             for name, value in self._stage_terms(stage, body, labels, weight, body_model).items():
                 sums[name] = sums[name] + value if name in sums else value
-        joints_cam = body_model.joints(bodies[-1], "h36m17")[:, _IN_SET]
-        last = self._last_terms(prediction, bodies[-1], joints_cam, labels)
-        return {name: weight * last[name] for name, weight in self.last_weights.items()} | sums
+        scored = list(zip(stages, bodies, strict=True))
+        scored = scored if self.earlier else scored[-1:]
+        for i, (stage, body) in enumerate(reversed(scored)):
+            share = self.earlier if i else 1.0
+            joints_cam = body_model.joints(body, "h36m17")[:, _IN_SET]
+            last = self._last_terms(stage, body, joints_cam, labels, is_observed)
+            for name, weight in self.last_weights.items():
+                value = share * weight * last[name]
+                sums[name] = sums[name] + value if name in sums else value
+        return sums
 
     def _needs_mesh(self) -> bool:
         return bool(self.vertices or self.normals)
@@ -164,12 +190,17 @@ class HeatFormerLoss(nn.Module):
         return terms
 
     def _last_terms(
-        self, prediction: Prediction, body: Body, joints_cam: Tensor, labels: ViewLabels
+        self,
+        stage: Prediction,
+        body: Body,
+        joints_cam: Tensor,
+        labels: ViewLabels,
+        is_observed: Tensor,
     ) -> dict[str, Tensor]:
-        """What the last iteration alone is scored by, unweighted."""
+        """What the last iteration is scored by, unweighted."""
         target3d, target2d = labels.joints_cam, labels.keypoints_crop
-        is_visible = prediction.extra["is_observed"] & (target2d[..., 2] > 0)
-        transl = weak_perspective_to_transl(prediction.extra["cam"], _FOCAL_PX, _SIDE_PX)
+        is_visible = is_observed & (target2d[..., 2] > 0)
+        transl = weak_perspective_to_transl(stage.extra["cam"], _FOCAL_PX, _SIDE_PX)
         points = project(joints_cam + transl[:, None], self.intrinsics_weak)
         rotmat = torch.cat([body.global_orient[:, None], body.body_pose], dim=1)
         angles = rotmat_to_axis_angle if self.with_short_angles else rotmat_to_long_axis_angle
@@ -178,20 +209,23 @@ class HeatFormerLoss(nn.Module):
         confidence = target3d[..., 3] * target3d[:, _PELVIS, None, 3]
         error3d = losses.root_relative_l1(joints_cam, target3d, _PELVIS)
         has_pose = labels.has_pose.float()
+        root = axis_angle_to_rotmat(labels.axis_angle[:, 0])
+        orientation = losses.squared_distance(body.global_orient, root)
         return {
             "keypoints3d": (confidence * error3d).sum(dim=1).mean(),
             "keypoints2d": (is_visible * losses.side_l1(points, target2d)).sum(dim=1).mean(),
             "global_orient": (has_pose * turn[:, 0]).mean(),
             "body_pose": (has_pose * turn[:, 1:].sum(dim=1)).mean(),
             "betas": (labels.has_betas * betas).mean(),
+            "orientation": (has_pose * orientation).mean(),
         }
 
 
 @torch.no_grad()
 def view_labels(batch: Batch, body_model: SMPL, with_vertices: bool) -> ViewLabels:
     """The labels of a batch of rigs, view by view."""
-    image, person = batch["image_of_view"], batch["person_of_view"]
-    camera = batch["world_to_camera"][image].float()
+    person = batch["person_of_view"]
+    camera, _ = proper_cameras(batch)
     turn = camera[:, :3, :3]
     world = batch["keypoints_world"][:, _IN_BATCH][person]  # (O, 17, 4)
     points = (turn[:, None] * world[..., None, :3]).sum(dim=-1) + camera[:, None, :3, 3]
@@ -279,15 +313,33 @@ def detection_error(maps: Tensor, keypoints_crop: Tensor, sigma: float) -> Tenso
         keypoints_crop: (O, K, 3) units of its crop and confidence, 0 of which does not count.
         sigma: of the Gaussians, px of the maps.
     """
-    height, width = maps.shape[-2:]
-    profiles = []
-    for axis, size in ((1, height), (0, width)):
-        center = (keypoints_crop[..., axis, None] + 1) * size / 2
-        pixel = torch.arange(size, device=maps.device)
-        profiles.append((-(pixel - center).square() / (2 * sigma**2)).exp())
-    target = profiles[0][..., :, None] * profiles[1][..., None, :]
+    target = labelled_maps(keypoints_crop, maps.shape[-2:], sigma)
     is_labelled = keypoints_crop[..., 2] > 0
     return (is_labelled[..., None, None] * (maps - target).square()).mean()
+
+
+def detection_entropy(maps: Tensor, keypoints_crop: Tensor, sigma: float) -> Tensor:
+    """Cross-entropy of the maps, as ``soft_argmax`` weighs their pixels, and the same Gaussians.
+
+    The mean over labelled joints that lie in the map; arguments as of ``detection_error``. Squared
+    differences alone begin with maps of zeros, and stay there for long.
+    """
+    target = labelled_maps(keypoints_crop, maps.shape[-2:], sigma).flatten(2)  # (O, K, h w)
+    mass = target.sum(dim=-1)
+    counts = ((keypoints_crop[..., 2] > 0) & (mass > _MIN_MASS)).float()
+    share = target / mass.clamp(min=_MIN_MASS)[..., None]
+    entropy = -(share * (maps.flatten(2) / TEMPERATURE).log_softmax(dim=-1)).sum(dim=-1)
+    return (counts * entropy).sum() / counts.sum().clamp(min=1)
+
+
+def labelled_maps(keypoints_crop: Tensor, size_hw: tuple[int, int], sigma: float) -> Tensor:
+    """Gaussians (O, K, h, w) at joints (O, K, 3) in units of the crop."""
+    profiles = []
+    for axis, size in ((1, size_hw[0]), (0, size_hw[1])):
+        center = (keypoints_crop[..., axis, None] + 1) * size / 2
+        pixel = torch.arange(size, device=keypoints_crop.device)
+        profiles.append((-(pixel - center).square() / (2 * sigma**2)).exp())
+    return profiles[0][..., :, None] * profiles[1][..., None, :]
 
 
 def rotmat_to_quaternion(rotmat: Tensor) -> Tensor:

@@ -9,7 +9,8 @@
         observed], both + position (P, V 192, 2304) -> decoder -> mean over a view's tokens
         -> body pose (23 x 6D) and betas of every view += linear heads
 
-O views of P people, V of one person. Root rotation and camera stay at the initial estimate.
+O views of P people, V of one person. Root rotation and camera stay at the initial estimate, unless
+``with_root_refinement`` says otherwise.
 """
 
 from collections.abc import Sequence
@@ -36,6 +37,7 @@ from hmrkit.models.heatformer.observe import (
     observe,
     visible_joints,
 )
+from hmrkit.models.heatformer.torso import torso_root6d
 from hmrkit.models.heatformer.views import (
     Rig,
     ViewTable,
@@ -47,6 +49,7 @@ from hmrkit.types import Batch, Body, Prediction
 PARTS = ("heatmapper", "backbone", "initial", "heat_encoder")  # that may be frozen
 ANCHORS = ("labels", "triangulated")
 _IN_SET = joints.index(JOINTS, "h36m17")
+_HEAD_GAIN = 0.01
 
 
 class Scene(NamedTuple):
@@ -101,6 +104,10 @@ class HeatFormer(nn.Module):
         with_interleaved_root: begin at the mean root rotation in its 6D form of smpl_mean_params,
             which is read in the other: what the authors' estimator was trained to correct. False
             begins at the rotation itself.
+        with_root_refinement: let every iteration turn the root too; the authors leave it as it was
+            estimated at the start.
+        with_root_of_torso: begin at the root rotation that puts the mean torso where the person's
+            joints are, labelled or triangulated as the anchor is; see ``torso_root6d``.
     """
 
     def __init__(
@@ -125,6 +132,8 @@ class HeatFormer(nn.Module):
         with_noise_in_frozen: bool = False,
         with_gradient_of_heatmaps: bool = False,
         with_interleaved_root: bool = True,
+        with_root_refinement: bool = False,
+        with_root_of_torso: bool = False,
     ) -> None:
         super().__init__()
         _check_options(num_iterations, (anchor, training_anchor), trainable)
@@ -133,6 +142,12 @@ class HeatFormer(nn.Module):
         self.decoder, self.position = decoder, PositionEmbedding(decoder.dim)
         self.decpose = nn.Linear(decoder.dim, 23 * 6)
         self.decshape = nn.Linear(decoder.dim, 10)
+        self.decroot = nn.Linear(decoder.dim, 6) if with_root_refinement else None
+        heads = [self.decpose, self.decshape, self.decroot]
+        heads += [self.initial.decroot, self.initial.deccam]
+        for head in filter(None, heads):  # a fresh network begins at the mean
+            nn.init.xavier_uniform_(head.weight, gain=_HEAD_GAIN)
+            nn.init.zeros_(head.bias)
         self.input_size, self.keypoint_size = tuple(input_size), tuple(keypoint_size)
         self.map_hw = (keypoint_size[0] // SCALE, keypoint_size[1] // SCALE)
         self.drawer = HeatmapDrawer(self.input_size, backbone.image_size, map_size, sigma)
@@ -144,8 +159,10 @@ class HeatFormer(nn.Module):
         self.frozen = tuple(name for name in PARTS if name not in trainable)
         self.with_noise_in_frozen = with_noise_in_frozen
         self.with_gradient_of_heatmaps = with_gradient_of_heatmaps
+        self.with_root_of_torso = with_root_of_torso
         for name in self.frozen:
             getattr(self, name).requires_grad_(False)
+        self.train()  # Lightning takes a network in the mode in which it finds it
 
     def forward(self, batch: Batch, body_model: SMPL) -> Prediction:
         """Predict the bodies in a batch of rigs.
@@ -167,7 +184,7 @@ class HeatFormer(nn.Module):
             tokens = self.backbone(images)
         with self._gradient("initial"):
             estimate = self.initial(tokens)
-        scene = self._scene(batch, tokens, maps, estimate, body_model)
+        scene, estimate = self._scene(batch, tokens, maps, estimate, body_model)
         drawn = self._draw(estimate, scene, body_model)
         stages: list[Prediction] = []
         for _ in range(self.num_iterations):
@@ -223,8 +240,8 @@ class HeatFormer(nn.Module):
         maps: Tensor,
         estimate: Estimate,
         body_model: SMPL,
-    ) -> Scene:
-        """What all iterations share."""
+    ) -> tuple[Scene, Estimate]:
+        """What all iterations share, and where they begin."""
         table = tabulate(batch["person_of_view"])
         rig = read_rig(batch, self.input_size, self.map_hw)
         observed = observe(maps, table, rig, self.with_fusion)
@@ -244,9 +261,15 @@ class HeatFormer(nn.Module):
             batch["keypoint_crop_to_img"],
             self.triangulation_unit_per_metre,
         )
-        if (self.training_anchor if self.training else self.anchor) == "labels":
+        by_labels = (self.training_anchor if self.training else self.anchor) == "labels"
+        if by_labels:
             anchor = labelled_anchor(batch, anchor)
-        return Scene(
+        if self.with_root_of_torso:
+            labels = batch if by_labels else None
+            unit = self.triangulation_unit_per_metre
+            root6d = torso_root6d(estimate.root6d, observed, table, rig, body_model, labels, unit)
+            estimate = estimate._replace(root6d=root6d)
+        scene = Scene(
             table,
             rig,
             tokens,
@@ -263,6 +286,7 @@ class HeatFormer(nn.Module):
                 "heatmaps": maps,
             },
         )
+        return scene, estimate
 
     def _positions(self, table: ViewTable) -> Tensor:
         """Positions of the tokens (P, V N, D); one row for all if all have as many views."""
@@ -300,7 +324,11 @@ class HeatFormer(nn.Module):
         queries = table.fill(queries).flatten(1, 2) + scene.position  # (P, V N, D)
         features = self.decoder(queries, scene.context, scene.mask)
         features = table.read(features.unflatten(1, (table.num_columns, -1))).mean(dim=1)  # (O, D)
+        root6d = estimate.root6d
+        if self.decroot is not None:
+            root6d = root6d + self.decroot(features).float()
         return estimate._replace(
+            root6d=root6d,
             body6d=estimate.body6d + self.decpose(features).float(),
             betas=estimate.betas + self.decshape(features).float(),
         )
@@ -331,7 +359,7 @@ class HeatFormer(nn.Module):
     def _heatmap_error(self, drawn: Drawn, scene: Scene) -> Tensor:
         """Squared difference (O,) of observed and drawn heatmaps, summed over joints and pixels."""
         draw = self.drawer.smooth if self.with_gradient_of_heatmaps else self.drawer
-        return map_error(draw(drawn.points_px, drawn.is_drawn).maps(), scene.observed.maps())
+        return map_error(draw(drawn.points_px, drawn.is_drawn), scene.observed)
 
 
 def _check_options(num_iterations: int, anchors: Sequence[str], trainable: Sequence[str]) -> None:

@@ -66,7 +66,10 @@ def tabulate(person_of_view: Tensor) -> ViewTable:
 
 
 class Rig(NamedTuple):
-    """The calibrated cameras of O views and their two crops."""
+    """The calibrated cameras of O views and their two crops.
+
+    Of mirrored views see ``proper_cameras``; ``intrinsics_crop`` belongs to the batch's own camera.
+    """
 
     intrinsics: Tensor  # (O, 3, 3) px of the source image
     rotation: Tensor  # (O, 3, 3) world to camera
@@ -98,20 +101,36 @@ def read_rig(batch: Batch, crop_hw: tuple[int, int], map_hw: tuple[int, int]) ->
         crop_hw: height and width of the image network's crop.
         map_hw: height and width of the keypoint network's heatmaps.
     """
-    image = batch["image_of_view"]
-    world_to_camera = batch["world_to_camera"][image].float()
     intrinsics = batch.get("intrinsics_of_view")
     if intrinsics is None:
-        intrinsics = batch["intrinsics"][image]
+        intrinsics = batch["intrinsics"][batch["image_of_view"]]
+    world_to_camera, side = proper_cameras(batch)
     to_units = torch.linalg.inv(square_affine(batch["crop_to_img"].double()))
     return Rig(
-        intrinsics.float(),
+        intrinsics.float() * side[:, None],
         world_to_camera[:, :3, :3],
         world_to_camera[:, :3, 3],
         invert_crop(batch["crop_to_img"], crop_hw)[:, :2],
         invert_crop(batch["keypoint_crop_to_img"], map_hw),
         (to_units @ intrinsics.double()).float(),
     )
+
+
+def proper_cameras(batch: Batch) -> tuple[Tensor, Tensor]:
+    """World-to-camera matrices (O, 4, 4) of the views, none of which mirrors the world.
+
+    Where augmentation mirrored world and crops, a camera looks at the mirrored world and its image
+    is mirrored back: its matrix turns and mirrors. Here the mirror moves into the image.
+
+    Returns:
+        The matrices, and the signs (O, 3) that the columns of the intrinsics get.
+    """
+    matrix = batch["world_to_camera"][batch["image_of_view"]].float()
+    turn = matrix[:, :3, :3]
+    volume = (torch.linalg.cross(turn[:, 0], turn[:, 1], dim=-1) * turn[:, 2]).sum(dim=-1)
+    side = torch.ones_like(matrix[:, 0])  # (O, 4)
+    side[:, 0] = torch.where(volume < 0, -1.0, 1.0)
+    return side[:, :, None] * matrix, side[:, :3]
 
 
 def invert_crop(crop_to_img: Tensor, size_hw: tuple[int, int]) -> Tensor:
