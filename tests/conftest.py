@@ -51,7 +51,7 @@ def tiny_overrides(tiny_shards: Path) -> list[str]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What several workers share out: whole files, and the parity tests, which fill 9 GB, as one."""
+    """What workers share out: whole files; the parity tests, which fill 9 GB, go as one."""
     for item in items:
         name = "parity" if item.path.parent.name == "parity" else item.path.name
         item.add_marker(pytest.mark.xdist_group(name))

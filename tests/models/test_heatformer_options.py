@@ -10,12 +10,13 @@ from hmrkit.configs import load_config, to_plain
 from hmrkit.data.crops import Crops
 from hmrkit.data.multiview import MultiView
 from hmrkit.initial_weights import set_initial_weights
+from hmrkit.layers.convnet import ConvTokens
 from hmrkit.models.heatformer import convert
 from hmrkit.models.heatformer.fusion import TEMPERATURE
 from hmrkit.models.heatformer.loss import HeatFormerLoss, detection_entropy, labelled_maps
 from hmrkit.models.heatformer.model import PARTS
 from hmrkit.models.heatformer.schedule import EpochMultiStepLR
-from hmrkit.models.heatformer.small import ConvHeatmapper, ConvTokens
+from hmrkit.models.heatformer.small import ConvHeatmapper
 from hmrkit.module import HMRModule
 from made_records import make_record
 

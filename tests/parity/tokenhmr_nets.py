@@ -109,7 +109,7 @@ def module_of(case: Case, tmp_path, method: str, overrides=()) -> HMRModule:
         method,
         tmp_path / "official.ckpt",
         body=body(case.salt),
-        overrides=["data.cut.input_size=[256,256]", *overrides],
+        overrides=overrides,
         **options,
     )
 

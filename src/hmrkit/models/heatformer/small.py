@@ -1,8 +1,4 @@
-"""Small convolutional networks in place of the ViT and the pose ResNet, for minutes on a CPU.
-
-They keep HeatFormer's own parts as they are: a backbone that gives a token per patch, a keypoint
-network that gives a heatmap per joint.
-"""
+"""A small convolutional keypoint network in place of the pose ResNet, for minutes on a CPU."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -13,37 +9,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hmrkit.models.heatformer.heatmapper import JOINTS
-
-
-class ConvTokens(nn.Module):
-    """Images to one token per patch.
-
-    Args:
-        image_size: height and width of the images, multiples of the patch size.
-        patch_size: side of a patch, px, a power of 2: every stage halves the map.
-        width: channels of the first stage; they double.
-        dim: width of a token.
-    """
-
-    def __init__(
-        self, image_size: Sequence[int], patch_size: int = 16, width: int = 16, dim: int = 128
-    ) -> None:
-        super().__init__()
-        self.image_size, self.patch_size = tuple(image_size), patch_size
-        num_stages = patch_size.bit_length() - 1
-        if patch_size != 2**num_stages or any(side % patch_size for side in image_size):
-            raise ValueError(
-                f"patch_size={patch_size}: a power of 2 that divides image_size={list(image_size)}"
-            )
-        channels = [3, *(width * 2**stage for stage in range(num_stages))]
-        self.stages = _stages(channels)
-        self.to_tokens = nn.Conv2d(channels[-1], dim, 1)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Images (B, 3, H, W), normalised, to tokens (B, N, dim), row by row."""
-        for stage in self.stages:
-            image = stage(image)
-        return self.to_tokens(image).flatten(2).transpose(1, 2)
 
 
 class ConvHeatmapper(nn.Module):
