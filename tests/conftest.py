@@ -50,6 +50,7 @@ def tiny_overrides(tiny_shards: Path) -> list[str]:
     ]
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What workers share out: whole files; the parity tests, which fill 9 GB, go as one."""
     for item in items:

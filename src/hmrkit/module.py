@@ -22,7 +22,8 @@ class HMRModule(pl.LightningModule):
 
     Args:
         net: ``net(batch, body_model) -> Prediction``.
-        loss: ``loss(prediction, batch, body_model) -> {term: weighted scalar}``, to be summed.
+        loss: ``loss(prediction, batch, body_model) -> {term: weighted scalar}``, to be summed. Its
+            ``is_batch_sum`` says that terms are sums over the batch, and not means.
         body: the body model; its buffers never enter a checkpoint.
         optimizer: ``optimizer(parameters) -> Optimizer``.
         scheduler: ``scheduler(optimizer) -> LRScheduler``, stepped every training step, or None.
@@ -102,6 +103,8 @@ class HMRModule(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Forward, weighted loss terms, one line in the log per term."""
         terms = self.loss(self(batch), batch, self.body)
+        if getattr(self.loss, "is_batch_sum", False):  # gradients are averaged over processes
+            terms = {name: self.trainer.world_size * term for name, term in terms.items()}
         total = torch.stack(list(terms.values())).sum()
         size = max(1, len(batch["has_pose"]))  # images may be empty
         logged = {"loss": total, **terms}

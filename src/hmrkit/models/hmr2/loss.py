@@ -33,6 +33,8 @@ class HMR2Loss(nn.Module):
         root: the joint of that set which both sides are centred at.
     """
 
+    is_batch_sum = True  # but for the pose prior, whose share in it depends on the batch size
+
     def __init__(
         self,
         keypoints2d: float = 0.01,

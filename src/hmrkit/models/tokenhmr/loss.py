@@ -152,6 +152,8 @@ class TokenHMRLoss(nn.Module):
             it is flagged as no label; true does so too.
     """
 
+    is_batch_sum = True
+
     def __init__(
         self,
         keypoints2d: float = 0.01,
