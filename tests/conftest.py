@@ -50,12 +50,10 @@ def tiny_overrides(tiny_shards: Path) -> list[str]:
     ]
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_itemcollected(item: pytest.Item) -> None:
     """What workers share out: whole files; the parity tests, which fill 9 GB, go as one."""
-    for item in items:
-        name = "parity" if item.path.parent.name == "parity" else item.path.name
-        item.add_marker(pytest.mark.xdist_group(name))
+    name = "parity" if item.path.parent.name == "parity" else item.path.name
+    item.add_marker(pytest.mark.xdist_group(name))
 
 
 Program = Callable[..., "subprocess.CompletedProcess[str]"]
