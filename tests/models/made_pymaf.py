@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from hmrkit.models.pymaf.model import PyMAF
+from made_quickstart import tiny_sizes
 
 
 class WithoutNorm(PyMAF):
@@ -19,8 +20,6 @@ class WithoutNorm(PyMAF):
 
 def tiny_overrides(shards) -> list[str]:
     """experiment=pymaf_tiny on the small shards of the tests, a few steps."""
-    from conftest import tiny_sizes
-
     return [
         "experiment=pymaf_tiny",
         "mix=quickstart",

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +17,6 @@ from made_batches import labelled_crops, placed_in_images
 from PIL import Image
 from torch import distributed, multiprocessing
 
-from conftest import Program
 from hmrkit.adapt.adapt import Adapt
 from hmrkit.adapt.loss import Evidence, InnerLoss
 from hmrkit.body import joints
@@ -30,6 +30,8 @@ from hmrkit.models.metahmr.model import MetaHMR
 from hmrkit.models.metahmr.module import MetaHMRModule
 from hmrkit.types import Body
 from made_networks import PooledLinear
+
+Program = Callable[..., "subprocess.CompletedProcess[str]"]
 
 SIZE = (32, 32)
 LAST = "runs/metahmr_tiny/checkpoints/last.ckpt"
