@@ -20,8 +20,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == 0, done.stdout + done.stderr
     (wheel,) = folder.glob("*.whl")
     (sdist,) = folder.glob("*.tar.gz")
-    assert wheel.stat().st_size < 2_000_000
-    assert sdist.stat().st_size < 2_000_000
+    assert wheel.stat().st_size < 3_000_000  # a body and two small networks are most of it
+    assert sdist.stat().st_size < 3_000_000
     site = folder / "site"
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
