@@ -21,7 +21,7 @@ Deviations:
 
 * The crop's outer columns, which the backbone never sees, are cut off once, in the network.
 * Rotations are made in float32 whatever the precision of the network.
-* The loss is a sum over the batch of all processes. The authors' is the mean over processes of their
-  sums; AdamW's steps do not depend on the factor.
+* The loss is a sum over the batch of all processes. The authors' is the mean over processes of
+  their sums; AdamW's steps do not depend on the factor.
 * The self-attention of the only query is its value, projected; queries and keys are not computed.
 """

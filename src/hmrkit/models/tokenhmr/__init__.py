@@ -29,7 +29,7 @@ Deviations:
 * Upstream pulls people of exact sources to the stored pose even where it is flagged as no label;
   ``loss.with_unlabelled_pose=true`` does so too.
 * Which labels are exact is a property of the source (``has_exact_labels``), not of its name.
-* The loss is a sum over the batch of all processes. The authors' is the mean over processes of their
-  sums; AdamW's steps do not depend on the factor.
+* The loss is a sum over the batch of all processes. The authors' is the mean over processes of
+  their sums; AdamW's steps do not depend on the factor.
 * The self-attention of the only query is its value, projected; queries and keys are not computed.
 """
