@@ -25,6 +25,7 @@ def overrides(method: str, shards: Path, *more: str) -> list[str]:
     prior = ["mix.prior.synthetic.synth.num=2"] if method == "hmr2" else []
     return [
         f"experiment={method}_tiny",
+        "mix=quickstart",
         f"paths.datasets={shards}",
         *tiny_sizes(),
         *prior,

@@ -4,7 +4,6 @@ import torch
 from torch import nn
 
 from hmrkit.models.pymaf.model import PyMAF
-from made_quickstart import tiny_sizes
 
 
 class WithoutNorm(PyMAF):
@@ -20,6 +19,8 @@ class WithoutNorm(PyMAF):
 
 def tiny_overrides(shards) -> list[str]:
     """experiment=pymaf_tiny on the small shards of the tests, a few steps."""
+    from made_quickstart import tiny_sizes  # runs that import this file do not see that one
+
     return [
         "experiment=pymaf_tiny",
         "mix=quickstart",
