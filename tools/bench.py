@@ -115,10 +115,12 @@ def stages(module: HMRModule, batch: Batch) -> dict[str, Callable[[], None]]:
         optimizer if isinstance(optimizer, torch.optim.Optimizer) else optimizer["optimizer"]
     )
 
+    margin = getattr(module.net, "margin", 0)  # columns that the backbone does not see
+
     def backbone() -> None:
         module.eval()
         with torch.no_grad():
-            module.net.backbone(batch["image"])
+            module.net.backbone(batch["image"][..., margin : batch["image"].shape[-1] - margin])
 
     def forward() -> None:
         module.eval()
