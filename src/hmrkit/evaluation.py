@@ -78,15 +78,10 @@ class Protocol:
             failed. If rows are not the labelled persons: ``row_person`` (R,) int64, a person of the
             batch or -1. ``_<name>`` (R, ...) are kept for ``summary`` and are no metrics.
         """
-        assert prediction.mesh is not None
         labels = label_mesh(batch, body_model)
-        meshes = {"": prediction.mesh}
-        meshes["baseline_"] = mean_pose_mesh(len(batch["has_pose"]), body_model)
-        for i, stage in enumerate(prediction.stages):
-            meshes[f"stage{i}_"] = stage.mesh or body_model(stage.body)
         return {
             prefix + metric: value
-            for prefix, mesh in meshes.items()
+            for prefix, mesh in scored_meshes(prediction, batch, body_model).items()
             for metric, value in person_metrics(mesh, labels, batch, body_model, self).items()
         }
 
@@ -101,6 +96,16 @@ class Protocol:
             columns: every row of the set, see ``hmrkit.report``.
         """
         return {}
+
+
+def scored_meshes(prediction: Prediction, batch: Batch, body_model: SMPL) -> dict[str, Mesh]:
+    """What is scored of P persons, by prefix of its columns: the result "", mean pose, stages."""
+    assert prediction.mesh is not None
+    meshes = {"": prediction.mesh}
+    meshes["baseline_"] = mean_pose_mesh(len(batch["has_pose"]), body_model)
+    for i, stage in enumerate(prediction.stages):
+        meshes[f"stage{i}_"] = stage.mesh or body_model(stage.body)
+    return meshes
 
 
 def label_mesh(batch: Batch, body_model: SMPL) -> Mesh:

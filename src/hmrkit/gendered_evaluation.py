@@ -14,7 +14,7 @@ from torch import Tensor
 from hmrkit import metrics
 from hmrkit.body.gendered import GenderedBodies
 from hmrkit.body.smpl import SMPL
-from hmrkit.evaluation import Protocol, mean_pose_mesh, person_metrics
+from hmrkit.evaluation import Protocol, person_metrics, scored_meshes
 from hmrkit.types import Batch, Body, Mesh, Prediction
 
 _GENDERS = {"neutral": -1, "male": 0, "female": 1}
@@ -52,14 +52,9 @@ class GenderedProtocol(Protocol):
 
     def measure(self, prediction: Prediction, batch: Batch, body_model: SMPL) -> dict[str, Tensor]:
         """See ``Protocol.measure``; reads ``gender`` of the batch too."""
-        assert prediction.mesh is not None
         labels = self.label_mesh(batch, body_model)
-        baseline = mean_pose_mesh(len(batch["has_pose"]), body_model)
-        meshes = {"": prediction.mesh, "baseline_": baseline}
-        for i, stage in enumerate(prediction.stages):
-            meshes[f"stage{i}_"] = stage.mesh or body_model(stage.body)
         rows = {}
-        for prefix, mesh in meshes.items():
+        for prefix, mesh in scored_meshes(prediction, batch, body_model).items():
             values = person_metrics(mesh, labels, batch, body_model, self)
             if self.pve_origin == "body":
                 pve = metrics.pve_mm(mesh.vertices, labels.vertices)

@@ -11,7 +11,7 @@ from torch import Tensor
 from hmrkit import metrics
 from hmrkit.body import joints
 from hmrkit.body.smpl import SMPL
-from hmrkit.evaluation import Protocol, label_mesh, mean_pose_mesh
+from hmrkit.evaluation import Protocol, label_mesh, scored_meshes
 from hmrkit.types import Batch, Prediction
 
 
@@ -35,19 +35,14 @@ class StoredJoints(Protocol):
 
     def measure(self, prediction: Prediction, batch: Batch, body_model: SMPL) -> dict[str, Tensor]:
         """See ``Protocol.measure``."""
-        assert prediction.mesh is not None
         measured = self.measured_set
         scored = joints.index(list(joints.names(self.joint_set)), measured)
         root = joints.index(list(self.root), measured)
         target = batch["keypoints_world"][:, joints.index(list(joints.names(measured)), "all")]
         has_body = batch["has_pose"] & batch["has_betas"]
         label = label_mesh(batch, body_model).vertices - batch["body"].transl[:, None]
-        meshes = {"": prediction.mesh}
-        meshes["baseline_"] = mean_pose_mesh(len(has_body), body_model)
-        for i, stage in enumerate(prediction.stages):
-            meshes[f"stage{i}_"] = stage.mesh or body_model(stage.body)
         rows = {}
-        for prefix, mesh in meshes.items():
+        for prefix, mesh in scored_meshes(prediction, batch, body_model).items():
             predicted = body_model.joints_from_mesh(mesh, measured)
             predicted = predicted - predicted[:, root].mean(dim=1, keepdim=True)
             pve = metrics.pve_mm(mesh.vertices, label)
