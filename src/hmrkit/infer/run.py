@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
-from hmrkit import configs
 from hmrkit.body import joints
 from hmrkit.infer import boxes, exports, inputs, keypoints, videos
 from hmrkit.infer.processes import in_processes
@@ -59,7 +58,9 @@ def demo_pictures(config: DictConfig) -> dict[str, str]:
 
 def _do_share(config: DictConfig, plan: Plan, names: Sequence[str]) -> dict[str, str]:
     """Some of the pictures, one after the other; what gave nothing: name -> reason."""
-    module, cut = _load(Path(config.checkpoint), config.device, config.trusted)
+    from hmrkit.infer.loading import load_for_pictures
+
+    module, cut = load_for_pictures(Path(config.checkpoint), config.device, config.trusted)
     _set_adapt(module, config)
     if cut.unit == "record" and config.boxes is not None:
         raise ValueError("this method looks at whole pictures and finds people itself: no boxes=")
@@ -186,32 +187,6 @@ def _find_pictures(source: Any, output: Path) -> tuple[dict[str, Path], dict[str
         for number in range(1, videos.write_frames(path, folder) + 1):
             images[f"{name}/{number:06d}"] = folder / f"{number:06d}.jpg"
     return images, clips
-
-
-def _load(checkpoint: Path, device: str, trusted: Sequence[str]) -> tuple[Any, Callable]:
-    """The module in eval mode on its device, and the crop it was trained on."""
-    import torch
-    from hydra.utils import instantiate
-
-    from hmrkit.checkpoints import load_checkpoint
-
-    if device == "auto":
-        has_mps = torch.backends.mps.is_available()
-        device = "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
-    try:
-        module = load_checkpoint(checkpoint, trusted=trusted).to(device).eval()
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device={device} cannot be used here: {error}") from error
-    # Nothing is augmented, and no label decides on a box or on who is shown.
-    node = configs.cut_node(module.config["data"], "eval", "demo")
-    labelled = {"augment": None, "box_joints": None, "erase": None, "min_visible_joints": 0}
-    cut = instantiate(node | {key: labelled[key] for key in labelled if key in node})
-    if cut.unit != "view" and not hasattr(cut, "long_side_px"):
-        raise ValueError(
-            f"checkpoint={checkpoint} predicts from {type(cut).__name__}, several cameras at once; "
-            "the demo runs methods that look at a crop or at a whole picture"
-        )
-    return module, cut
 
 
 def _set_adapt(module: Any, config: DictConfig) -> None:
