@@ -40,6 +40,7 @@ RANKS = {
     "reporting": 8,
     "report": 9,
     "inspection": 9,
+    "diagnosis": 9,
     "infer": 10,
     "runs": 11,
 }
@@ -166,7 +167,7 @@ def test_directions_are_named_when_order_matters():
 def test_importing_hmrkit_is_cheap_and_touches_nothing(tmp_path: Path):
     code = (
         "import sys, hmrkit, hmrkit.train, hmrkit.eval, hmrkit.demo, hmrkit.synth, hmrkit.prepare, "
-        "hmrkit.inspect;"
+        "hmrkit.inspect, hmrkit.doctor;"
         "heavy = {'torch', 'pytorch_lightning', 'smplx', 'pyrender', 'timm', 'torchvision', 'cv2'};"
         "sys.exit(str(sorted(heavy & set(sys.modules))) if heavy & set(sys.modules) else 0)"
     )

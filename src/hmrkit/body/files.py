@@ -72,8 +72,8 @@ def smpl_body(
     data = body_data(
         f"{family}-{gender}",
         arrays,
-        J_regressor_extra=_read_regressor(extra, (9, 19)) if extra else None,
-        J_regressor_h36m=_read_regressor(h36m, (17,)) if h36m else None,
+        J_regressor_extra=read_regressor(extra, (9, 19)) if extra else None,
+        J_regressor_h36m=read_regressor(h36m, (17,)) if h36m else None,
         mean_params=_read_npz(mean, ("pose", "shape")) if mean else None,
     )
     _log.info("body %s from %s", data.name, path)
@@ -196,10 +196,13 @@ def _fold_hands(arrays: Mapping[str, np.ndarray], parents: np.ndarray) -> dict[s
     }
 
 
-def _find_model(folder: Path, gender: str) -> Path:
-    """The model file: SMPL before SMPL+H, the newest version first."""
-    if folder.is_file():
-        return folder
+def model_files(folder: Path, gender: str) -> list[Path]:
+    """The model files of a gender by their distributed names: SMPL before SMPL+H, newest first.
+
+    Args:
+        folder: where they are, or up to two levels below.
+        gender: neutral, male or female.
+    """
     patterns = (
         rf"(.*/)?smpl_{gender}\.(npz|pkl)",
         rf"(.*/)?basicmodel_{_LETTER[gender]}_lbs_10_207_0_v\d\.\d\.\d\.pkl",
@@ -212,15 +215,21 @@ def _find_model(folder: Path, gender: str) -> Path:
         for path in folder.glob(pattern)
         if path.suffix in (".npz", ".pkl")
     }
-    for pattern in patterns:
-        for name in sorted(found, reverse=True):
-            if re.fullmatch(pattern, name):
-                return found[name]
+    names = sorted(found, reverse=True)
+    return [found[n] for pattern in patterns for n in names if re.fullmatch(pattern, n)]
+
+
+def _find_model(folder: Path, gender: str) -> Path:
+    if folder.is_file():
+        return folder
+    if found := model_files(folder, gender):
+        return found[0]
     version = "1.0.0" if gender == "neutral" else "1.1.0"
     raise FileNotFoundError(
         f"no {gender} SMPL body in {folder}. body=smpl needs SMPL_{gender.upper()}.pkl or .npz, "
         f"basicmodel_{_LETTER[gender]}_lbs_10_207_0_v{version}.pkl, or SMPLH_{gender.upper()}.pkl "
-        f"there, as downloaded after registration at smpl.is.tue.mpg.de. body=free works without"
+        f"there, as downloaded after registration at smpl.is.tue.mpg.de. body=free works without; "
+        f"python -m hmrkit.doctor body_models={folder} shows what is there"
     )
 
 
@@ -237,7 +246,16 @@ def _side_file(folder: Path, given: str | Path | None, name: str) -> Path | None
     )
 
 
-def _read_regressor(path: Path, num_rows: tuple[int, ...]) -> np.ndarray:
+def read_regressor(path: Path, num_rows: tuple[int, ...]) -> np.ndarray:
+    """A table (K, 6890) that gives joints as mixtures of vertices, from .npy or .pkl.
+
+    Args:
+        path: of the file.
+        num_rows: numbers of joints K that it may have.
+
+    Raises:
+        ValueError: if it is no such table.
+    """
     if path.suffix == ".pkl":
         with path.open("rb") as file:
             table = to_array(load_pickle(file, path))

@@ -57,7 +57,8 @@ def check_address(address: str, name: str, allow_pipe: bool) -> None:
     except ImportError as error:
         raise ValueError(
             f"source {name!r}: {scheme}:// needs a package that is not installed ({error}): for "
-            's3:// run pip install "hmrkit[remote]", for another scheme install what it names'
+            's3:// run pip install "hmrkit[remote]", for another scheme install what it names; '
+            "python -m hmrkit.doctor shows the extras that are installed"
         ) from error
     except ValueError as error:
         raise ValueError(f"source {name!r}: cannot read {address!r}: {error}") from error

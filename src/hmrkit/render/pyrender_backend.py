@@ -20,7 +20,7 @@ SOFTWARE_GL = ("llvmpipe", "softpipe", "swrast", "software")
 REMEDY = (
     "backend='pyrender' needs pyrender and an OpenGL library that works without a screen. "
     "On Debian or Ubuntu: apt-get install libegl1 libgl1 (and the driver of your graphics card). "
-    "Or use backend='numpy', which needs neither."
+    "Or use backend='numpy', which needs neither. python -m hmrkit.doctor shows what is here."
 )
 
 

@@ -138,7 +138,8 @@ def read_matlab73(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
         import h5py
     except ModuleNotFoundError as error:
         raise ValueError(
-            f"{path} is a MATLAB 7.3 file, which needs h5py: pip install 'hmrkit[datasets]'"
+            f"{path} is a MATLAB 7.3 file, which needs h5py: pip install 'hmrkit[datasets]'; "
+            "python -m hmrkit.doctor shows the extras that are installed"
         ) from error
     try:
         with h5py.File(path, "r") as file:
