@@ -29,6 +29,7 @@ RANKS = {
     "evaluation": 5,
     "scene_evaluation": 6,
     "submission": 7,
+    "graph": 7,
     "gendered_evaluation": 6,
     "keypoint_evaluation": 6,
     "keypoint_ap": 7,
@@ -44,7 +45,18 @@ RANKS = {
     "infer": 10,
     "runs": 11,
 }
-ENTRY_POINTS = {"train", "eval", "demo", "synth", "prepare", "inspect", "convert", "doctor"}
+ENTRY_POINTS = {
+    "train",
+    "eval",
+    "demo",
+    "synth",
+    "prepare",
+    "inspect",
+    "convert",
+    "doctor",
+    "export",
+    "app",
+}
 FREE = {"configs", "__init__", "__version__"}  # no rank: these import nothing of ours
 
 
@@ -167,7 +179,7 @@ def test_directions_are_named_when_order_matters():
 def test_importing_hmrkit_is_cheap_and_touches_nothing(tmp_path: Path):
     code = (
         "import sys, hmrkit, hmrkit.train, hmrkit.eval, hmrkit.demo, hmrkit.synth, hmrkit.prepare, "
-        "hmrkit.inspect, hmrkit.doctor;"
+        "hmrkit.inspect, hmrkit.doctor, hmrkit.export;"
         "heavy = {'torch', 'pytorch_lightning', 'smplx', 'pyrender', 'timm', 'torchvision', 'cv2'};"
         "sys.exit(str(sorted(heavy & set(sys.modules))) if heavy & set(sys.modules) else 0)"
     )
