@@ -15,7 +15,7 @@ import numpy as np
 if TYPE_CHECKING:
     import trimesh
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 CAM_TO_GLTF = np.diag([1.0, -1.0, -1.0])
 
 # key -> (dimensions, meaning); N people, J = 24 body joints, K joints of joint_names, V vertices.
@@ -27,6 +27,7 @@ PEOPLE_SCHEMA: dict[str, tuple[str, str]] = {
     "checkpoint": ("()", "its file"),
     "body": ("()", "body model; faces, vertices and pose belong to it"),
     "box_img": ("(N, 4)", "x1 y1 x2 y2 px, the box each person was looked for in"),
+    "score": ("(N,)", "how sure it is that somebody is there; NaN where the box was given"),
     "pose": ("(N, J, 3)", "SMPL axis-angle, radians; row 0 takes the body to the camera frame"),
     "betas": ("(N, 10)", "SMPL shape"),
     "transl_cam": ("(N, 3)", "m, SMPL's translation in the camera frame"),

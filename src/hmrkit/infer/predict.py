@@ -10,7 +10,7 @@ difference in perspective, well below a pixel with HMR's long focal lengths, mor
 their sizes in the picture and is as good as the predicted scale and shape.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,20 +59,40 @@ def predict_people(
     """
     sample = make_sample(image, boxes_img, focal_px, keypoints)
     crops = [cut(sample, view, None) for view in range(len(boxes_img))]
-    chunks = [crops[i : i + batch_size] for i in range(0, len(crops), batch_size)]
-    parts = [_predict_batch(module, chunk, joint_set) for chunk in chunks]
-    own = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+    own = predict_crops(module, crops, joint_set=joint_set, batch_size=batch_size)
     adapted = {k: own[k].numpy() for k in ("adapt_keypoints2d", "keypoint_error_px") if k in own}
     return (
         adapted
         | people_arrays(own, image.shape[:2], focal_px)
         | {
             "box_img": np.asarray(boxes_img, dtype=np.float32),
+            "score": np.full(len(boxes_img), np.nan, dtype=np.float32),
             "faces": module.body.faces.cpu().numpy().astype(np.int32),
             "joint_names": np.array(joints.names(joint_set)),
             "body": np.array(module.body.name),
         }
     )
+
+
+def predict_crops(
+    module: Any, crops: Sequence[Sample], *, joint_set: str = "smpl24", batch_size: int = 32
+) -> dict[str, Tensor]:
+    """People in cameras of their own, from crops of any number of pictures.
+
+    Args:
+        module: an ``HMRModule`` in eval mode.
+        crops: N samples of one view each, as its cut makes them of ``make_sample``.
+        joint_set: of the joints.
+        batch_size: people per forward pass.
+
+    Returns:
+        Rows (N, ...) on the CPU: ``global_orient``, ``body_pose``, ``betas``, ``transl``,
+        ``vertices``, ``pelvis``, ``joints``, ``transl_cam``, ``intrinsics_img`` (3, 3) px of the
+        picture, and what test-time optimisation measured.
+    """
+    chunks = [list(crops[i : i + batch_size]) for i in range(0, len(crops), batch_size)]
+    parts = [_predict_batch(module, chunk, joint_set) for chunk in chunks]
+    return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
 
 
 def make_sample(

@@ -49,39 +49,79 @@ def predict_scene(
     Raises:
         ValueError: if the method does not find people itself, or has no such pictures.
     """
-    whole = whole_image_box(image.shape[:2])[None]
-    cut_sample = cut(make_sample(image, whole, None), None, None)
-    batch = module.transfer_batch_to_device(collate([cut_sample]), module.device, 0)
-    shown = cut_sample["input_image"][0]
-    batch = {**batch, "image": normalize_image(batch["image"])}
-    prediction = module.predict(batch)
-    if prediction.image_of_person is None:
-        raise ValueError(f"{type(module.net).__name__} does not find people in whole images")
+    prediction, batch, shown = predict_scenes(module, cut, [image])
     pictures = {}
     if with_maps:
         if not hasattr(module.net, "pictures"):
             raise ValueError(f"formats: maps: {type(module.net).__name__} has none to show")
-        pictures = module.net.pictures(shown, prediction)
-    everybody = [
-        _arrays(module, detected(prediction, score), prediction, batch, image, focal_px, joint_set)
-        for score in min_scores
-    ]
+        pictures = module.net.pictures(shown[0], prediction)
+    to_img = batch["crop_to_img"][:1]
+    camera = crop_to_full_intrinsics(prediction.intrinsics_crop[:1], to_img)[0].float().cpu()
+    everybody = []
+    for min_score in min_scores:
+        own = scene_rows(module, prediction, batch, min_score, joint_set)
+        people = people_arrays(own, image.shape[:2], focal_px, camera)
+        everybody.append(
+            people
+            | {
+                "box_img": boxes_around(people["vertices_cam"], people["intrinsics_img"]),
+                "score": own["score"].numpy(),
+                "faces": module.body.faces.cpu().numpy().astype(np.int32),
+                "joint_names": np.array(joints.names(joint_set)),
+                "body": np.array(module.body.name),
+            }
+        )
     return everybody, pictures
 
 
-def _arrays(
-    module: Any,
-    found: Prediction,
-    prediction: Prediction,
-    batch: Batch,
-    image: np.ndarray,
-    focal_px: float | None,
-    joint_set: str,
-) -> dict[str, np.ndarray]:
-    """The arrays of the people who were found, the most certain first."""
+@torch.no_grad()
+def predict_scenes(
+    module: Any, cut: Callable[..., Sample], images: Sequence[np.ndarray]
+) -> tuple[Prediction, Batch, list[np.ndarray]]:
+    """Everybody in some pictures, in one forward pass.
+
+    Args:
+        module: an ``HMRModule`` in eval mode.
+        cut: how its network was shown images.
+        images: (H, W, 3) uint8 RGB.
+
+    Returns:
+        The prediction with all candidates, the batch, and the images as the network saw them.
+
+    Raises:
+        ValueError: if the method does not find people itself.
+    """
+    samples = [
+        cut(make_sample(image, whole_image_box(image.shape[:2])[None], None), None, None)
+        for image in images
+    ]
+    batch = module.transfer_batch_to_device(collate(samples), module.device, 0)
+    batch = {**batch, "image": normalize_image(batch["image"])}
+    prediction = module.predict(batch)
+    if prediction.image_of_person is None:
+        raise ValueError(f"{type(module.net).__name__} does not find people in whole images")
+    return prediction, batch, [sample["input_image"][0] for sample in samples]
+
+
+def scene_rows(
+    module: Any, prediction: Prediction, batch: Batch, min_score: float, joint_set: str = "smpl24"
+) -> dict[str, Tensor]:
+    """The people above a score in their images' cameras, the most certain first.
+
+    Args:
+        module: an ``HMRModule``.
+        prediction: of ``predict_scenes``, as is ``batch``.
+        batch: see there.
+        min_score: who scores above it is somebody.
+        joint_set: of the joints.
+
+    Returns:
+        The rows of ``predict.predict_crops``, and ``score`` and ``image`` (N,).
+    """
+    found = detected(prediction, min_score)
     order = found.score.argsort(descending=True)
     mesh = module.body(found.body)
-    to_img = batch["crop_to_img"][:1]
+    to_img = batch["crop_to_img"][found.image_of_person]
     own: dict[str, Tensor] = {
         "global_orient": found.body.global_orient,
         "body_pose": found.body.body_pose,
@@ -91,23 +131,15 @@ def _arrays(
         "pelvis": mesh.joints[:, joints.index("pelvis", "smpl24")],
         "joints": module.body.joints_from_mesh(mesh, joint_set),
         "transl_cam": found.transl_cam,
-        "intrinsics_img": crop_to_full_intrinsics(
-            found.intrinsics_crop, to_img.expand(len(order), 2, 3)
-        ),
+        "intrinsics_img": crop_to_full_intrinsics(found.intrinsics_crop, to_img),
+        "score": found.score,
     }
-    own = {name: value[order].detach().float().cpu() for name, value in own.items()}
-    camera = crop_to_full_intrinsics(prediction.intrinsics_crop[:1], to_img)[0].float().cpu()
-    people = people_arrays(own, image.shape[:2], focal_px, camera)
-    return people | {
-        "box_img": _boxes(people),
-        "faces": module.body.faces.cpu().numpy().astype(np.int32),
-        "joint_names": np.array(joints.names(joint_set)),
-        "body": np.array(module.body.name),
-    }
+    rows = {name: value[order].detach().float().cpu() for name, value in own.items()}
+    return rows | {"image": found.image_of_person[order].cpu()}
 
 
-def _boxes(people: dict[str, np.ndarray]) -> np.ndarray:
-    """Boxes (N, 4) px around the people as the shared camera sees them."""
-    rays = people["vertices_cam"] @ people["intrinsics_img"].T
+def boxes_around(vertices_cam: np.ndarray, intrinsics_img: np.ndarray) -> np.ndarray:
+    """Boxes (N, 4) px around people (N, V, 3) m as a camera (3, 3) px or one each sees them."""
+    rays = vertices_cam @ np.swapaxes(intrinsics_img, -1, -2)
     points = rays[..., :2] / rays[..., 2:]
     return np.concatenate([points.min(axis=1), points.max(axis=1)], axis=-1).astype(np.float32)
