@@ -6,25 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from omegaconf import OmegaConf
 
 from hmrkit import graph
 from hmrkit.body import joints
-from hmrkit.checkpoints import build_module, save_checkpoint
-from hmrkit.configs import config_dir, load_config
+from hmrkit.checkpoints import save_checkpoint
+from hmrkit.configs import config_dir
+from made_networks import tiny_module
 
 EXPERIMENTS = sorted(p.stem for p in Path(config_dir(), "experiment").glob("*_tiny.yaml"))
 CROPS = ("cliff_tiny", "hmr2_tiny", "hmr_tiny", "metahmr_tiny", "pymaf_tiny", "tokenhmr_tiny")
-
-
-def tiny(experiment: str, *overrides: str):
-    """The network of a tiny recipe, with random weights."""
-    config = load_config("train", [f"experiment={experiment}", "run_dir=run", *overrides])
-    nodes = ("model", "body", "data", "mix")
-    torch.manual_seed(0)
-    plain = {name: OmegaConf.to_container(config[name], resolve=True) for name in nodes}
-    return build_module(plain).eval()
 
 
 def assert_same(made: graph.CropGraph, path: Path) -> None:
@@ -45,7 +35,7 @@ def test_every_recipe_of_crops_is_exported_here():
 def test_onnx_of_a_method_computes_the_same(experiment: str, tmp_path: Path):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    made = graph.make_graph(tiny(experiment), joint_set=None)
+    made = graph.make_graph(tiny_module(experiment), joint_set=None)
     graph.write_graph(made, tmp_path / "x.onnx")
     assert_same(made, tmp_path / "x.onnx")
 
@@ -53,7 +43,7 @@ def test_onnx_of_a_method_computes_the_same(experiment: str, tmp_path: Path):
 @pytest.mark.slow
 @pytest.mark.parametrize("experiment", CROPS)
 def test_a_program_of_torch_export_computes_the_same(experiment: str, tmp_path: Path):
-    made = graph.make_graph(tiny(experiment), joint_set=None)
+    made = graph.make_graph(tiny_module(experiment), joint_set=None)
     graph.write_graph(made, tmp_path / "x.pt2")
     assert_same(made, tmp_path / "x.pt2")
 
@@ -63,7 +53,7 @@ def test_the_command_writes_mesh_and_named_joints_and_prints_parity_and_times(
 ):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    module = tiny("hmr_tiny", "data.cut.input_size=[32,32]", "model.net.backbone.width=4")
+    module = tiny_module("hmr_tiny", "data.cut.input_size=[32,32]", "model.net.backbone.width=4")
     save_checkpoint(module, tmp_path / "x.ckpt")
     options = ("joint_set=coco17", "batch_sizes=[1,2]", "repetitions=1")
     done = program("export", "checkpoint=x.ckpt", "output=out/x.onnx", *options)
@@ -83,18 +73,18 @@ def test_the_command_writes_mesh_and_named_joints_and_prints_parity_and_times(
 
 
 def test_a_network_is_asked_what_it_reads():
-    assert graph.make_graph(tiny("hmr_tiny"), None).extra_inputs == ()
-    of_cliff = graph.make_graph(tiny("cliff_tiny"), None).extra_inputs
+    assert graph.make_graph(tiny_module("hmr_tiny"), None).extra_inputs == ()
+    of_cliff = graph.make_graph(tiny_module("cliff_tiny"), None).extra_inputs
     assert of_cliff == ("crop_to_img", "full_size", "intrinsics_of_view")
 
 
 def test_methods_that_see_whole_pictures_are_refused_by_name():
     with pytest.raises(ValueError, match="SATHMR"):
-        graph.make_graph(tiny("sathmr_tiny"), None)
+        graph.make_graph(tiny_module("sathmr_tiny"), None)
 
 
 def test_an_unknown_ending_and_a_missing_package_are_answered(tmp_path: Path, monkeypatch):
-    made = graph.make_graph(tiny("hmr_tiny"), None)
+    made = graph.make_graph(tiny_module("hmr_tiny"), None)
     with pytest.raises(ValueError, match=r"\.onnx or \.pt2"):
         graph.write_graph(made, tmp_path / "x.engine")
     monkeypatch.setitem(sys.modules, "onnx", None)

@@ -44,6 +44,7 @@ RANKS = {
     "diagnosis": 9,
     "infer": 10,
     "runs": 11,
+    "api": 11,
 }
 ENTRY_POINTS = {
     "train",
