@@ -45,6 +45,7 @@ RANKS = {
     "infer": 10,
     "runs": 11,
     "api": 11,
+    "web": 12,
 }
 ENTRY_POINTS = {
     "train",
@@ -180,7 +181,7 @@ def test_directions_are_named_when_order_matters():
 def test_importing_hmrkit_is_cheap_and_touches_nothing(tmp_path: Path):
     code = (
         "import sys, hmrkit, hmrkit.train, hmrkit.eval, hmrkit.demo, hmrkit.synth, hmrkit.prepare, "
-        "hmrkit.inspect, hmrkit.doctor, hmrkit.export;"
+        "hmrkit.inspect, hmrkit.doctor, hmrkit.export, hmrkit.app;"
         "heavy = {'torch', 'pytorch_lightning', 'smplx', 'pyrender', 'timm', 'torchvision', 'cv2'};"
         "sys.exit(str(sorted(heavy & set(sys.modules))) if heavy & set(sys.modules) else 0)"
     )
