@@ -24,7 +24,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> api.Model:
 
 
 def test_a_picture_gives_overlay_model_and_files(model: api.Model):
-    overlay, glb, files, said = web.show(model, IMAGE, "5 5 40 55\n1, 1, 20, 30", None, 0.5)
+    overlay, glb, files, said = web.show(model, IMAGE, "5 5 40 55\n1, 1, 20, 30", 0, 0.5)
     assert overlay.shape == IMAGE.shape
     assert len(trimesh.load(glb).geometry) == 2
     assert [Path(name).suffix for name in files] == [".npz", ".glb", ".obj"]
@@ -37,7 +37,7 @@ def test_a_picture_gives_overlay_model_and_files(model: api.Model):
 )
 def test_wrong_inputs_are_answered(model: api.Model, image, boxes, message):
     with pytest.raises(ValueError, match=message):
-        web.show(model, image, boxes, None, 0.5)
+        web.show(model, image, boxes, 0, 0.5)
 
 
 def test_without_gradio_the_remedy_is_named(model: api.Model, monkeypatch):
@@ -55,4 +55,4 @@ def test_the_page_is_built_and_its_button_answers(model: api.Model):
     assert overlay.shape == IMAGE.shape
     assert said.startswith("1 found")
     with pytest.raises(Exception, match="choose a picture"):
-        button.fn(None, "", None, 0.5)
+        button.fn(None, "", 0, 0.5)

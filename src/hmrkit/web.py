@@ -9,7 +9,7 @@ import numpy as np
 from hmrkit.api import Model, predict
 
 _ABOUT = """# hmrkit: {method}
-{how} Distances are in metres, before the camera that the method assumes{focal}.
+{how}
 """
 _FINDS = "It finds everybody in the picture."
 _LOOKS = (
@@ -19,7 +19,7 @@ _LOOKS = (
 
 
 def show(
-    model: Model, image: np.ndarray | None, boxes: str, focal_px: float | None, min_score: float
+    model: Model, image: np.ndarray | None, boxes: str, focal_px: float, min_score: float
 ) -> tuple[np.ndarray, str | None, list[str], str]:
     """What the page shows of a picture.
 
@@ -27,7 +27,7 @@ def show(
         model: of ``hmrkit.api.load``.
         image: (H, W, 3) uint8 RGB.
         boxes: a box a line, x1 y1 x2 y2 px; empty for the whole picture.
-        focal_px: of the picture; None or 0 if it is not known.
+        focal_px: of the picture; 0 if it is not known.
         min_score: who scores above is somebody.
 
     Returns:
@@ -47,7 +47,8 @@ def show(
         people.save(folder / name)
     files = [str(folder / name) for name in names]
     depths = ", ".join(f"{z:.1f} m" for z in people.joint("pelvis")[:, 2])
-    said = f"{len(people)} found, at {depths}" if len(people) else "nobody found"
+    camera = "" if focal_px else f" if the focal length is {people.intrinsics_img[1, 1]:.0f} px"
+    said = f"{len(people)} found, at {depths}{camera}" if len(people) else "nobody found"
     return people.overlay(image), files[1] if len(people) else None, files, said
 
 
@@ -83,7 +84,7 @@ def build_page(model: Model) -> Any:
         ) from error
 
     def answer(
-        image: np.ndarray | None, boxes: str, focal_px: float | None, min_score: float
+        image: np.ndarray | None, boxes: str, focal_px: float, min_score: float
     ) -> tuple[np.ndarray, str | None, list[str], str]:
         try:
             return show(model, image, boxes, focal_px, min_score)
@@ -92,8 +93,7 @@ def build_page(model: Model) -> Any:
 
     how = _FINDS if model.finds_people else _LOOKS
     with gr.Blocks(title=f"hmrkit: {model.method}", analytics_enabled=False) as page:
-        focal = ", or before one of the focal length given"
-        gr.Markdown(_ABOUT.format(method=model.method, how=how, focal=focal))
+        gr.Markdown(_ABOUT.format(method=model.method, how=how))
         with gr.Row():
             with gr.Column():
                 image = gr.Image(label="Picture", type="numpy", image_mode="RGB")
@@ -101,7 +101,7 @@ def build_page(model: Model) -> Any:
                 min_score = gr.Slider(
                     0.0, 0.95, 0.5, label="Least score", visible=model.finds_people
                 )
-                focal_px = gr.Number(None, label="Focal length in pixels, if known")
+                focal_px = gr.Number(0, label="Focal length in pixels, 0 = not known")
                 button = gr.Button("Recover", variant="primary")
             with gr.Column():
                 overlay = gr.Image(label="Overlay")
