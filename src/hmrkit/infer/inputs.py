@@ -88,17 +88,12 @@ def read_image(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as file:
             image = ImageOps.exif_transpose(file)
-            return to_rgb(image)
+            return _to_rgb(image)
     except (*_DECODING_ERRORS, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} cannot be decoded: {error}") from error
 
 
-def to_rgb(image: Image.Image) -> np.ndarray:
-    """Upright pixels (H, W, 3) uint8 RGB of a Pillow image of any mode; see ``read_image``.
-
-    Raises:
-        ValueError: for values that 8 bits cannot hold.
-    """
+def _to_rgb(image: Image.Image) -> np.ndarray:
     if image.mode.startswith("I"):  # 16-bit grey; "I" holds it in 32 bits
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
