@@ -24,10 +24,10 @@ STYLE = """
 background:linear-gradient(#f4f5f7,#dfe3e8);color:#333}
 .hmr-stage>*{position:absolute;inset:0;width:100%;height:100%}
 .hmr-stage canvas{touch-action:none;cursor:grab}
-.hmr-bar{display:flex;flex-wrap:wrap;gap:.5em .8em;align-items:center;justify-content:center;padding:.6em 0;
-font:14px system-ui,sans-serif}
-.hmr-bar button{font:inherit;padding:.25em .9em;border:1px solid #8888;border-radius:99px;background:none;
-color:inherit;cursor:pointer}
+.hmr-bar{display:flex;flex-wrap:wrap;gap:.5em .8em;align-items:center;justify-content:center;
+padding:.6em 0;font:14px system-ui,sans-serif}
+.hmr-bar button{font:inherit;padding:.25em .9em;border:1px solid #8888;border-radius:99px;
+background:none;color:inherit;cursor:pointer}
 .hmr-bar input[type=range]{flex:1 1 12em;max-width:32em}
 .hmr-bar label{display:inline-flex;gap:.35em;align-items:center;cursor:pointer}
 .hmr-bar label i{width:.9em;height:.9em;border-radius:50%}
