@@ -13,7 +13,7 @@ from hmrkit import checkpoints, report
 from hmrkit.adapt.evidence import DetectedKeypoints, LabelledKeypoints
 from hmrkit.body import joints
 from hmrkit.configs import load_config
-from hmrkit.infer.keypoints import boxes_and_keypoints
+from hmrkit.infer.keypoints import given_people
 
 ALL = joints.names("all")
 
@@ -138,15 +138,13 @@ def test_the_demo_takes_boxes_from_the_keypoints_or_keypoints_for_the_boxes(tmp_
     Image.new("RGB", (400, 300)).save(tmp_path / "a.png")
     write(tmp_path / "a_keypoints.json", [person([10, 10, 90, 190]), person([210, 20, 290, 250])])
     found = {"a": tmp_path / "a.png"}, {"a": (300, 400)}
-    boxes, keypoints = boxes_and_keypoints(str(tmp_path), None, *found)
-    np.testing.assert_array_equal(boxes["a"], [[10, 10, 90, 190], [210, 20, 290, 250]])
-    assert keypoints["a"][0] == "openpose25"
-    boxes, keypoints = boxes_and_keypoints(str(tmp_path), [[200, 0, 300, 260]], *found)
-    np.testing.assert_array_equal(boxes["a"], [[200, 0, 300, 260]])
-    np.testing.assert_array_equal(keypoints["a"][1][0, 0], [210, 20, 0.5])
-    boxes, keypoints = boxes_and_keypoints(None, None, *found)
-    assert len(boxes["a"]) == 1
-    assert not keypoints
+    people = given_people(str(tmp_path), None, *found)["a"]
+    np.testing.assert_array_equal(people.boxes_img, [[10, 10, 90, 190], [210, 20, 290, 250]])
+    assert people.keypoints[0] == "openpose25"
+    people = given_people(str(tmp_path), [[200, 0, 300, 260]], *found)["a"]
+    np.testing.assert_array_equal(people.boxes_img, [[200, 0, 300, 260]])
+    np.testing.assert_array_equal(people.keypoints[1][0, 0], [210, 20, 0.5])
+    assert given_people(None, [[200, 0, 300, 260]], *found)["a"].keypoints is None
 
 
 # ------------------------------------------------------------------------------------ the programs

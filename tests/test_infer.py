@@ -260,7 +260,7 @@ def made_folder(tmp_path):
         (["input=a.jpg", "boxes=[[100,0,200,20]]"], r"lies outside a\.jpg"),
         (
             ["input=a.jpg", "formats=[fbx]"],
-            r"formats=\['fbx'\]: choose from overlay, npz, glb, obj",
+            r"formats=\['fbx'\]: choose from overlay, side, npz, glb, obj",
         ),
         (["input=a.jpg", "joint_set=smpl99"], "smpl99"),
         (["input=a.jpg", "focal_px=-2"], "focal_px=-2: give a positive number"),
@@ -295,6 +295,6 @@ def test_a_picture_without_a_box_is_listed(tmp_path, monkeypatch):
     Path("boxes.json").write_text(json.dumps({"a.jpg": [[0, 0, 30, 30]]}))
     overrides = ["checkpoint=last.ckpt", "run_dir=out", "input=[a.jpg,b.jpg,c.jpg]"]
     plan = run.make_plan(configs.load_config("demo", [*overrides, "boxes=boxes.json"]))
-    assert list(plan.boxes_img) == ["a"]
+    assert plan.names == ["a"]
     assert set(plan.skipped) == {"b", "c"}
     assert "no box is given" in plan.skipped["c"]

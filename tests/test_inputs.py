@@ -1,4 +1,8 @@
+import functools
 import json
+import sys
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import cv2
@@ -90,41 +94,75 @@ def test_outputs_mirror_inputs_and_never_share_a_name(tmp_path):
     for name in ("a.jpg", "a.png", "B.jpg", "sub/a.jpg", "sub/b.tar.jpg", "a_png.webp"):
         touch(folder / name)
     (folder / "notes.txt").write_text("not a picture")
-    found = inputs.find_images([str(folder), str(touch(tmp_path / "other/b.jpg"))], tmp_path / "o")
+    (folder / "sub" / "c.mp4").write_bytes(b"")
+    (folder / "sub" / "a.mp4").write_bytes(b"")
+    given = [str(folder), str(touch(tmp_path / "other/b.jpg"))]
+    found, videos = inputs.find_inputs(given, tmp_path / "o")
+    assert videos == {"sub/c": folder / "sub/c.mp4", "sub/a_mp4": folder / "sub/a.mp4"}
     assert sorted(path.name for path in found.values()) == sorted(
         ["a.jpg", "a.png", "B.jpg", "a.jpg", "b.tar.jpg", "a_png.webp", "b.jpg"]
     )
     assert len({name.casefold() for name in found}) == len(found)
-    assert found["sub/a"] == folder / "sub/a.jpg"
+    assert found["sub/a_jpg"] == folder / "sub/a.jpg"
     assert found["sub/b.tar"] == folder / "sub/b.tar.jpg"
 
 
 def test_a_picture_given_twice_counts_once(tmp_path):
     path = touch(tmp_path / "a.jpg")
-    assert inputs.find_images([path, tmp_path], tmp_path / "out") == {"a": path}
+    assert inputs.find_inputs([path, tmp_path], tmp_path / "out") == ({"a": path}, {})
 
 
 def test_results_of_an_earlier_run_are_not_inputs(tmp_path):
     touch(tmp_path / "out" / "a_overlay.jpg")
     touch(tmp_path / "a.jpg")
-    assert list(inputs.find_images(tmp_path, tmp_path / "out")) == ["a"]
+    assert list(inputs.find_inputs(tmp_path, tmp_path / "out")[0]) == ["a"]
 
 
 @pytest.mark.parametrize(
     ("source", "error", "message"),
     [
         ("missing.jpg", FileNotFoundError, r"missing\.jpg: no such file or folder"),
-        (".", FileNotFoundError, "no picture"),
+        ("empty", FileNotFoundError, "no picture"),
         ([], FileNotFoundError, "the list is empty"),
         ("https://a.b/c.jpg", ValueError, "web address; download it"),
-        ("clip.MP4", ValueError, "is a video.*ffmpeg"),
     ],
 )
 def test_wrong_inputs_get_a_message_with_a_remedy(tmp_path, monkeypatch, source, error, message):
     monkeypatch.chdir(tmp_path)
-    Path("clip.MP4").write_bytes(b"")
+    Path("empty").mkdir()
     with pytest.raises(error, match=message):
-        inputs.find_images(source, tmp_path / "out")
+        inputs.find_inputs(source, tmp_path / "out")
+
+
+def test_a_web_address_is_fetched_if_that_is_allowed(tmp_path, monkeypatch):
+    path = touch(tmp_path / "web" / "c.jpg")
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(path.parent))
+    monkeypatch.setattr(handler.func, "log_message", lambda *_: None)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        images, _ = inputs.find_inputs(f"{url}/c.jpg?x=1", tmp_path / "out", allow_urls=True)
+        assert images["c"].read_bytes() == path.read_bytes()
+        with pytest.raises(ValueError, match=r"d\.jpg cannot be downloaded"):
+            inputs.find_inputs(f"{url}/d.jpg", tmp_path / "out", allow_urls=True)
+        server.shutdown()
+    assert [p.name for p in (tmp_path / "out" / "downloads").iterdir()] == ["c.jpg"]
+
+
+def test_the_focal_length_of_a_photo_is_that_of_its_lens(tmp_path):
+    image = Image.fromarray(made_picture(240, 360))  # 3:2, as film
+    tags = Image.Exif()
+    tags.get_ifd(0x8769)[0xA405] = 50
+    image.save(tmp_path / "a.jpg", exif=tags)
+    assert inputs.exif_focal_px(tmp_path / "a.jpg") == pytest.approx(50 / 36 * 360, rel=1e-3)
+    assert inputs.exif_focal_px(touch(tmp_path / "b.jpg")) is None
+
+
+def test_a_phone_format_without_its_library_is_named_with_a_remedy(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    (tmp_path / "a.heic").write_bytes(b"x")
+    with pytest.raises(ValueError, match=r'a\.heic needs .* pip install "hmrkit\[heic\]"'):
+        inputs.read_image(tmp_path / "a.heic")
 
 
 # --- boxes ----------------------------------------------------------------------------------------

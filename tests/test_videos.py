@@ -104,9 +104,13 @@ def test_a_broken_video_is_named(tmp_path):
 
 
 def test_a_failed_run_leaves_no_half_video(tmp_path):
-    with pytest.raises(RuntimeError), videos.VideoWriter(tmp_path / "a.mp4", 25) as writer:
-        writer.write(picture(0))
-        raise RuntimeError
+    def fail():
+        with videos.VideoWriter(tmp_path / "a.mp4", 25) as writer:
+            writer.write(picture(0))
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert not list(tmp_path.iterdir())
 
 

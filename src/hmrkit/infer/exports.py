@@ -36,6 +36,7 @@ PEOPLE_SCHEMA: dict[str, tuple[str, str]] = {
     "joint_names": ("(K,)", "names of the joints below"),
     "joints_cam": ("(N, K, 3)", "m, camera frame"),
     "keypoints_img": ("(N, K, 2)", "px, joints_cam seen by intrinsics_img"),
+    "coco17_img": ("(N, 17, 2)", "px, COCO's joints (joint set coco17) seen by intrinsics_img"),
     "intrinsics_img": ("(3, 3)", "px, the one camera of the picture, shared by its people"),
     "transl_own_cam": ("(N, 3)", "m, translation in the person's own camera, as predicted"),
     "intrinsics_own_img": ("(N, 3, 3)", "px, that camera"),
@@ -99,6 +100,23 @@ def write_obj(path: Path, vertices_cam: np.ndarray, faces: np.ndarray, colors: n
 
     scene = _scene(vertices_cam, faces, colors)
     path.write_text(export_obj(scene, include_normals=False), encoding="utf-8")
+
+
+def write_ply(path: Path, vertices_cam: np.ndarray, faces: np.ndarray, colors: np.ndarray) -> None:
+    """Write P people as one binary PLY, glTF's axes: their meshes one behind the other.
+
+    Args:
+        path: the file.
+        vertices_cam: (P, V, 3) m, camera frame.
+        faces: (F, 3).
+        colors: (P, 3) or (P, V, 3) uint8 RGB.
+    """
+    path.write_bytes(_scene(vertices_cam, faces, colors).to_mesh().export(file_type="ply"))
+
+
+def named(stem: Path, ending: str) -> Path:
+    """Append to a name that may itself hold dots."""
+    return stem.with_name(stem.name + ending)
 
 
 def _scene(vertices_cam: np.ndarray, faces: np.ndarray, colors: np.ndarray) -> "trimesh.Scene":

@@ -87,8 +87,8 @@ def predict_crops(
 
     Returns:
         Rows (N, ...) on the CPU: ``global_orient``, ``body_pose``, ``betas``, ``transl``,
-        ``vertices``, ``pelvis``, ``joints``, ``transl_cam``, ``intrinsics_img`` (3, 3) px of the
-        picture, and what test-time optimisation measured.
+        ``vertices``, ``pelvis``, ``joints``, ``coco17``, ``transl_cam``, ``intrinsics_img``
+        (3, 3) px of the picture, and what test-time optimisation measured.
     """
     chunks = [list(crops[i : i + batch_size]) for i in range(0, len(crops), batch_size)]
     parts = [_predict_batch(module, chunk, joint_set) for chunk in chunks]
@@ -192,6 +192,7 @@ def _predict_batch(module: Any, crops: list[Sample], joint_set: str) -> dict[str
         "vertices": prediction.mesh.vertices,
         "pelvis": prediction.mesh.joints[:, joints.index("pelvis", "smpl24")],
         "joints": module.body.joints_from_mesh(prediction.mesh, joint_set),
+        "coco17": module.body.joints_from_mesh(prediction.mesh, "coco17"),
         "transl_cam": prediction.transl_cam,
         "intrinsics_img": crop_to_full_intrinsics(prediction.intrinsics_crop, batch["crop_to_img"]),
     }
@@ -250,6 +251,7 @@ def people_arrays(
         "vertices_cam": vertices_cam,
         "joints_cam": joints_cam,
         "keypoints_img": project(joints_cam, camera),
+        "coco17_img": project(place(own["coco17"]), camera),
         "intrinsics_img": camera,
         "transl_own_cam": own["transl"] + own["transl_cam"],
         "intrinsics_own_img": intrinsics,

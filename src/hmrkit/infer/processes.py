@@ -18,13 +18,15 @@ def in_processes(work: Work, config: DictConfig, plan: Any) -> dict[str, str]:
         work: config, plan and names of pictures -> name and reason of each that gave nothing; a
             function of a module.
         config: the composed ``demo.yaml``.
-        plan: with ``boxes_img``, whose keys are the names.
+        plan: with ``names``.
 
     Returns:
         What all of them gave.
     """
-    names = list(plan.boxes_img)
+    names = list(plan.names)
     shares = [names[i :: config.processes] for i in range(min(config.processes, len(names)))]
+    if not names:
+        return {}
     if len(shares) == 1:
         return work(config, plan, names)
     context = multiprocessing.get_context("spawn")

@@ -17,8 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from hmrkit import configs
 from hmrkit.body import joints
-from hmrkit.infer import boxes, exports, run
+from hmrkit.infer import boxes, exports
 from hmrkit.infer.calibration import RigCamera, read_calibration
+from hmrkit.infer.plan import check_formats
 from hmrkit.infer.rig_inputs import RigPictures, check_boxes, find_pictures
 
 SCHEMA_VERSION = 1
@@ -104,9 +105,7 @@ def _plan(
 ) -> tuple[dict[str, RigCamera], RigPictures, dict[str, dict[str, np.ndarray]] | None]:
     """Cameras, pictures and boxes, all checked before anything heavy is loaded."""
     joints.names(config.joint_set)
-    unknown = set(config.formats) - set(run.FORMATS)
-    if unknown or not config.formats:
-        raise ValueError(f"formats={list(config.formats)}: choose from {', '.join(run.FORMATS)}")
+    check_formats(config)
     for option in ("checkpoint", "input"):
         if OmegaConf.is_missing(config, option):
             raise ValueError(f"{option} missing: give checkpoint=<file.ckpt> and input=<folder>")

@@ -130,6 +130,7 @@ def scene_rows(
         "vertices": mesh.vertices,
         "pelvis": mesh.joints[:, joints.index("pelvis", "smpl24")],
         "joints": module.body.joints_from_mesh(mesh, joint_set),
+        "coco17": module.body.joints_from_mesh(mesh, "coco17"),
         "transl_cam": found.transl_cam,
         "intrinsics_img": crop_to_full_intrinsics(found.intrinsics_crop, to_img),
         "score": found.score,

@@ -6,6 +6,7 @@ the one-euro filter goes along the shortest way from one rotation to the next.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -123,7 +124,7 @@ def fill_gaps(values: Tensor, is_seen: np.ndarray, max_gap: int) -> tuple[Tensor
     """
     filled, is_there = values.clone(), is_seen.copy()
     seen = np.flatnonzero(is_seen)
-    for begin, end in zip(seen[:-1], seen[1:], strict=True):
+    for begin, end in pairwise(seen):
         if not 1 < end - begin <= max_gap + 1:
             continue
         share = torch.arange(1, end - begin, dtype=values.dtype) / (end - begin)

@@ -1,7 +1,7 @@
 """Videos: frames upright and at a constant rate, and H.264 that plays in browsers."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -9,8 +9,6 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-
-from hmrkit.infer.inputs import VIDEO_SUFFIXES
 
 _CRF = 18  # of x264: visually lossless
 _KEYFRAME_EVERY = 12  # frames; players that seek, as viewer.html does, need them close
@@ -29,26 +27,6 @@ class VideoInfo:
 
     fps: float
     num_frames: int
-
-
-def find_videos(sources: Sequence[str | Path]) -> dict[str, Path]:
-    """The videos among what a user named, each with a name of its own.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-    """
-    videos: dict[str, Path] = {}
-    for source in sources:
-        path = Path(source).expanduser()
-        if path.suffix.lower() not in VIDEO_SUFFIXES or path.is_dir():
-            continue
-        if not path.is_file():
-            raise FileNotFoundError(f"input={path}: no such file; check the path")
-        name, number = path.stem, 2
-        while name in videos:
-            name, number = f"{path.stem}_{number}", number + 1
-        videos[name] = path
-    return videos
 
 
 def probe(path: Path, fps: float | None = None) -> VideoInfo:

@@ -63,13 +63,16 @@ def side_view(
     *,
     size_hw: tuple[int, int] = (512, 512),
     angle_deg: float = 90.0,
+    around: np.ndarray | None = None,
     colors: Sequence[np.ndarray] | np.ndarray | None = None,
     backend: str = "auto",
     supersample: int = 2,
 ) -> np.ndarray:
     """See the people from another side: walk round them by ``angle_deg`` and fit all in the image.
 
-    90 looks from the camera's right. Several angles in a ``contact_sheet`` make a turntable.
+    90 looks from the camera's right. Several angles in a ``contact_sheet`` make a turntable. Frames
+    of a video keep one camera if all are given the same points ``around`` (N, 3), which it fits in
+    instead of the people.
     """
     height, width = size_hw
     focal_px = 2.0 * max(size_hw)
@@ -81,12 +84,13 @@ def side_view(
     turn = np.array(
         [[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]]
     )
-    points = (points - _middle(points)) @ turn.T
-    points -= _middle(points)
-    # The nearest camera at which every vertex is inside 92 % of the image.
+    shown = points.reshape(-1, 3) if around is None else np.asarray(around, np.float64)
+    points, shown = ((p - _middle(shown)) @ turn.T for p in (points, shown))
+    points, shown = (p - _middle(shown) for p in (points, shown))
+    # The nearest camera at which every point is inside 92 % of the image.
     half = 0.46 * np.array([width, height]) / focal_px
-    distance = np.max(np.abs(points[..., :2]) / half - points[..., 2:])
-    points[..., 2] += max(distance, 0.5 - points[..., 2].min())
+    distance = np.max(np.abs(shown[..., :2]) / half - shown[..., 2:])
+    points[..., 2] += max(distance, 0.5 - shown[..., 2].min())
     people = list(points.astype(np.float32))
     return render(
         people, faces, camera, size_hw, colors=colors, backend=backend, supersample=supersample
