@@ -235,9 +235,10 @@ def test_rotations_come_back_from_the_long_way_round():
     assert rotmat.grad.isfinite().all()
 
 
-def test_patches_without_joints_and_tokens_without_use_change_nothing():
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_patches_without_joints_and_tokens_without_use_change_nothing(depth):
     torch.manual_seed(0)
-    net = HeatEncoder(num_joints=3, patch_size=4, dim=16, depth=2, num_heads=2, head_dim=8)
+    net = HeatEncoder(num_joints=3, patch_size=4, dim=16, depth=depth, num_heads=2, head_dim=8)
     rows, columns = torch.zeros(2, 3, 16), torch.zeros(2, 3, 12)
     rows[0, 1, 3:6], columns[0, 1, 5:7] = 0.5, 1.0
     rows[1, 0, 10:], columns[1, 0, :3] = 0.3, 0.7

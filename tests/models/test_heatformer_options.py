@@ -12,7 +12,9 @@ from hmrkit.data.multiview import MultiView
 from hmrkit.initial_weights import set_initial_weights
 from hmrkit.layers.convnet import ConvTokens
 from hmrkit.models.heatformer import convert
+from hmrkit.models.heatformer.decoder import ViewDecoder
 from hmrkit.models.heatformer.fusion import TEMPERATURE
+from hmrkit.models.heatformer.heatmaps import HeatEncoder, Profiles
 from hmrkit.models.heatformer.loss import HeatFormerLoss, detection_entropy, labelled_maps
 from hmrkit.models.heatformer.model import PARTS
 from hmrkit.models.heatformer.schedule import EpochMultiStepLR
@@ -88,6 +90,28 @@ def test_a_fresh_network_begins_at_the_mean(body_model):
     mean = body_model.mean_body(2)
     assert (bodies.body_pose - mean.body_pose).abs().max() < 0.2
     assert (bodies.betas - mean.betas).abs().max() < 0.2
+
+
+def test_a_matched_decoder_begins_by_looking_at_its_own_place():
+    places = torch.randn(1, 12, 32)
+    for gain, is_matched in ((3.0, True), (0.0, False)):
+        decoder = ViewDecoder(32, depth=1, num_heads=2, head_dim=16, mlp_dim=8, matched_gain=gain)
+        attention = decoder.layers[0].cross_attention
+        tokens = decoder.layers[0].norm2(decoder.to_token_embedding(places))
+        queries = attention.to_q(tokens).unflatten(-1, (2, 16)).transpose(1, 2)
+        (keys, _) = decoder.keys_values(places)[0]
+        share = (queries @ keys.mT / 4).softmax(dim=-1).diagonal(dim1=-2, dim2=-1)
+        assert (share.mean() > 0.8) == is_matched
+
+
+def test_heatmaps_can_begin_as_loud_as_image_tokens():
+    profiles = Profiles(torch.rand(4, 17, 32), torch.rand(4, 17, 16))
+    sizes = {"patch_size": 16, "dim": 32, "depth": 1, "num_heads": 4, "head_dim": 8, "mlp_dim": 64}
+    spread = [
+        HeatEncoder(17, **sizes, **options)(profiles).std(dim=0).mean()
+        for options in ({}, {"pos_std": 0.1, "gain": 2.0})
+    ]
+    assert spread[1] > 10 * spread[0]
 
 
 def test_frozen_parts_are_in_evaluation_mode_from_the_start(body_model):

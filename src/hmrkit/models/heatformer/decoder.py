@@ -29,6 +29,9 @@ class ViewDecoder(nn.Module):
         head_dim: width of a head.
         mlp_dim: hidden width of the MLP.
         dropout: of the cross-attention: of its weights and of its output.
+        matched_gain: of the weights by which a fresh cross-attention makes queries and keys, the
+            same for both: a token begins by looking at what its own place shows, and need not find
+            it first. The larger the sharper; 0 draws them apart, small, as the authors do.
     """
 
     def __init__(
@@ -39,6 +42,7 @@ class ViewDecoder(nn.Module):
         head_dim: int = 64,
         mlp_dim: int = 2048,
         dropout: float = 0.5,
+        matched_gain: float = 0.0,
     ) -> None:
         super().__init__()
         self.dim = dim
@@ -46,6 +50,10 @@ class ViewDecoder(nn.Module):
         self.layers = nn.ModuleList(
             DecoderLayer(dim, num_heads, head_dim, mlp_dim, dropout) for _ in range(depth)
         )
+        if matched_gain:
+            nn.init.eye_(self.to_token_embedding.weight)
+            for layer in self.layers:
+                layer.cross_attention.match(matched_gain)
 
     def keys_values(self, context: Tensor) -> list[KeysValues]:
         """Keys and values of every layer for a context (P, N, D)."""
@@ -102,6 +110,12 @@ class Attention(nn.Module):
         self.to_k = nn.Linear(dim, inner, bias=False)
         self.to_v = nn.Linear(dim, inner, bias=False)
         self.to_out = nn.Linear(inner, dim)
+
+    def match(self, gain: float) -> None:
+        """Draw the same weights for queries and keys, so that like attends to like."""
+        nn.init.normal_(self.to_q.weight, std=gain * self.to_q.in_features**-0.5)
+        with torch.no_grad():
+            self.to_k.weight.copy_(self.to_q.weight)
 
     def keys_values(self, context: Tensor) -> KeysValues:
         """Keys and values of a context (B, N, D)."""

@@ -121,6 +121,9 @@ class HeatEncoder(nn.Module):
         num_heads: of each attention.
         head_dim: width of a head.
         mlp_dim: hidden width of an MLP.
+        pos_std: of the fresh embeddings of the joints.
+        gain: of the fresh weights. As the authors draw them, features of different heatmaps begin
+            all but equal beside image tokens, and a short training does not get past that.
     """
 
     def __init__(
@@ -132,14 +135,19 @@ class HeatEncoder(nn.Module):
         num_heads: int = 8,
         head_dim: int = 64,
         mlp_dim: int = 2048,
+        pos_std: float = 1.0,
+        gain: float = 1.0,
     ) -> None:
         super().__init__()
         self.patch_size, self.num_features = patch_size, dim
         self.to_token_embedding = nn.Linear(patch_size**2, dim)
-        self.pos_embedding = nn.Parameter(torch.randn(1, num_joints + 1, dim))
+        self.pos_embedding = nn.Parameter(pos_std * torch.randn(1, num_joints + 1, dim))
         self.layers = nn.ModuleList(
             EncoderLayer(dim, num_heads, head_dim, mlp_dim) for _ in range(depth)
         )
+        with torch.no_grad():
+            for linear in (m for m in self.modules() if isinstance(m, nn.Linear)):
+                linear.weight *= gain
 
     def forward(self, profiles: Profiles) -> Tensor:
         """Heatmaps of O views to features (O, h w, D) of their patches, row by row."""
@@ -164,13 +172,18 @@ class HeatEncoder(nn.Module):
             token: (E,) their rows among the (M + 1) (K + 1) tokens.
             num_filled: M.
         """
-        empty = self.to_token_embedding.bias + self.pos_embedding  # (1, K + 1, D)
-        tokens = empty.repeat(num_filled + 1, 1, 1).flatten(0, 1)
-        embedded = F.linear(seen, self.to_token_embedding.weight).to(tokens.dtype)
-        tokens = tokens.index_add(0, token, embedded).unflatten(0, (num_filled + 1, -1))
-        for layer in self.layers[:-1]:
+        empty = (self.to_token_embedding.bias + self.pos_embedding)[0]  # (K + 1, D)
+        num_tokens = len(empty)
+        embedded = F.linear(seen, self.to_token_embedding.weight).to(empty.dtype)
+        distinct = torch.cat([empty, empty[token % num_tokens] + embedded])  # (K + 1 + E, D)
+        row = torch.arange(num_tokens, device=token.device).repeat(num_filled + 1)
+        row[token] = torch.arange(num_tokens, len(distinct), device=token.device)
+        row = row.unflatten(0, (num_filled + 1, -1))  # (M + 1, K + 1)
+        first, *others = self.layers
+        tokens = first.of_rows(distinct, row, is_last=not others)
+        for layer in others[:-1]:
             tokens = layer(tokens, tokens)
-        return self.layers[-1](tokens[:, -1:], tokens)[:, 0]
+        return (others[-1](tokens[:, -1:], tokens) if others else tokens)[:, 0]
 
 
 class EncoderLayer(nn.Module):
@@ -188,4 +201,26 @@ class EncoderLayer(nn.Module):
         normed = self.norm1(tokens)
         own = normed if queries is tokens else self.norm1(queries)
         queries = queries + self.attention(own, self.attention.keys_values(normed))
+        return queries + self.mlp(self.norm2(queries))
+
+    def of_rows(self, distinct: Tensor, row: Tensor, is_last: bool) -> Tensor:
+        """``forward`` of the tokens ``distinct[row]``, normalised and projected once each.
+
+        Args:
+            distinct: (R, D).
+            row: (M, N) which of them a token is.
+            is_last: of the last token alone.
+
+        Returns:
+            (M, N, D), or (M, 1, D).
+        """
+        normed = self.norm1(distinct)
+        keys, values = (
+            F.embedding(row, projected).unflatten(-1, (self.attention.num_heads, -1))
+            for projected in (self.attention.to_k(normed), self.attention.to_v(normed))
+        )  # (M, N, heads, d)
+        asked = row[:, -1:] if is_last else row
+        keys_values = keys.transpose(1, 2), values.transpose(1, 2)
+        queries = F.embedding(asked, distinct)
+        queries = queries + self.attention(F.embedding(asked, normed), keys_values)
         return queries + self.mlp(self.norm2(queries))
