@@ -46,7 +46,7 @@ def export(config: DictConfig) -> None:
     log.info("%s: %s -> %s", path, inputs, ", ".join(about["outputs"]))
     if config.mesh and module.body.name != "free":
         log.info("the file holds the body %s, whose licence holds for it", module.body.name)
-    log.info("\n%s", _parity_table(parity, config.batch_sizes))
+    log.info("\nbatches of %s, compared with PyTorch:\n%s", *_parity(parity, config.batch_sizes))
     wrong = [row.output for row in parity if not row.is_within(config.tolerance)]
     if wrong:
         raise ValueError(f"{path} differs from PyTorch in {', '.join(wrong)}: do not use it")
@@ -59,11 +59,10 @@ def export(config: DictConfig) -> None:
     log.info("\n%s\n(CPU, threads=%d)", "\n".join(rows), config.threads)
 
 
-def _parity_table(parity: Sequence["Parity"], batch_sizes: Sequence[int]) -> str:
-    rows = [f"| output | largest difference | of values up to | (batches of {list(batch_sizes)})"]
-    rows += ["| --- | ---: | ---: |"]
+def _parity(parity: Sequence["Parity"], batch_sizes: Sequence[int]) -> tuple[str, str]:
+    rows = ["| output | largest difference | of values up to |", "| --- | ---: | ---: |"]
     rows += [f"| {row.output} | {row.difference:.1e} | {row.largest:.3g} |" for row in parity]
-    return "\n".join(rows)
+    return ", ".join(map(str, batch_sizes)), "\n".join(rows)
 
 
 def main() -> None:
