@@ -55,11 +55,23 @@ def test_what_is_broken_is_named_with_the_remedy(program, tmp_path: Path):
     assert "pip uninstall torchvision" in lines["torchvision"]["remedy"]
     assert lines["pictures"]["status"] == "ok"
     assert "NumPy" in lines["pictures"]["found"]
-    assert lines["H.264"]["status"] == "warn"
-    assert "hmrkit[video]" in lines["H.264"]["remedy"]
+    assert lines["H.264"]["status"] == "fail"
+    assert "pip install --force-reinstall av" in lines["H.264"]["remedy"]
     assert lines["SMPL male"]["status"] == "fail"
     assert "SMPL_MALE.pkl" in lines["SMPL male"]["found"]
     assert all(line["remedy"] for line in lines.values() if line["status"] != "ok")
+
+
+def test_a_torch_that_cannot_be_imported_does_not_stop_the_page(program, tmp_path: Path):
+    fakes = tmp_path / "fakes"
+    fakes.mkdir()
+    break_module(fakes, "torch", "OSError('libcudart.so.13: cannot open shared object file')")
+    done = program("doctor", "json=true", PYTHONPATH=f"{fakes}:{ROOT / 'src'}")
+    assert done.returncode == 1, done.stderr
+    lines = lines_of(done)
+    assert "libcudart" in lines["torch"]["found"]
+    assert "pytorch.org" in lines["torch"]["remedy"]
+    assert lines["Python"]["status"] == lines["JPEG"]["status"] == "ok"
 
 
 def test_body_files_are_shown_with_family_version_and_hash(tmp_path: Path):
@@ -85,6 +97,21 @@ def test_weights_of_recipes_are_found_by_name(tmp_path: Path):
     assert "mine" in there.found
     assert "two.ckpt" in missing.found
     assert missing.remedy
+
+
+def test_weights_of_the_detector_are_looked_for_where_torchvision_keeps_them(
+    tmp_path: Path, monkeypatch
+):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    name = "fasterrcnn_mobilenet_v3_large_320_fpn"
+    (missing,) = files.check_detector(name)
+    assert missing.status == "warn"
+    assert "https://" in missing.remedy
+    path = Path(missing.found.removeprefix("detector=torchvision: no "))
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"weights")
+    assert next(files.check_detector(name)).status == "ok"
+    assert next(files.check_detector("no_such_net")).status == "warn"
 
 
 def test_every_extra_for_users_is_looked_at():

@@ -41,10 +41,10 @@ RANKS = {
     "reporting": 8,
     "report": 9,
     "inspection": 9,
-    "diagnosis": 9,
     "infer": 10,
     "runs": 11,
     "api": 11,
+    "diagnosis": 11,
     "web": 12,
 }
 ENTRY_POINTS = {

@@ -350,7 +350,7 @@ def _read(image: Picture) -> NDArray[np.uint8]:
             raise FileNotFoundError(f"{path}: no such picture; check the path")
         return inputs.read_image(path)
     if isinstance(image, Image.Image):
-        return inputs._to_rgb(ImageOps.exif_transpose(image))
+        return inputs.to_rgb(ImageOps.exif_transpose(image))
     array = np.asarray(image)
     if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8 or not array.size:
         raise ValueError(

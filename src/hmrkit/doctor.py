@@ -21,7 +21,8 @@ def doctor(config: DictConfig) -> None:
     """
     from hmrkit.diagnosis import run
 
-    lines = run.diagnose(Path(config.body_models), Path(config.paths.weights), Path.cwd())
+    body_models, weights = Path(config.body_models), Path(config.paths.weights)
+    lines = run.diagnose(body_models, weights, config.detector, Path.cwd())
     log.info("%s", run.to_json(lines) if config.json else run.format_page(lines))
     if run.count(lines)["fail"]:
         raise SystemExit(1)

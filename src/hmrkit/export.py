@@ -31,12 +31,13 @@ def export(config: DictConfig) -> None:
     from hmrkit.infer.loading import load_for_pictures
 
     path = Path(config.output)
+    graph.check_output(path)
     for noisy in ("onnxscript", "onnx_ir", "torch.onnx"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     torch.set_num_threads(config.threads)
     module, _ = load_for_pictures(Path(config.checkpoint), "cpu", config.trusted)
     made = graph.make_graph(module, config.joint_set if config.mesh else None)
-    graph.write_graph(made, path, config.opset)
+    graph.write_graph(made, graph.trace_graph(made), path, config.opset)
     about = graph.describe(made, module.config["data"]["cut"])
     run = graph.open_graph(path, config.threads)
     parity = graph.compare(made, run, config.batch_sizes)

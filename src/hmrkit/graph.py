@@ -168,46 +168,30 @@ def example_inputs(
 
 
 @torch.no_grad()
-def write_graph(graph: CropGraph, path: Path, opset: int = 18) -> None:
-    """Trace a graph with a free batch size and write it.
+def trace_graph(graph: CropGraph) -> torch.export.ExportedProgram:
+    """The operations of a graph, for any batch size.
 
     Args:
         graph: of ``make_graph``.
-        path: ending in ``.onnx`` or ``.pt2``. ONNX beyond 2 GB has its weights in a file beside it.
-        opset: version of ONNX's operators.
-
-    Raises:
-        ValueError: for another ending, or if the packages for ONNX are missing.
     """
-    if path.suffix not in SUFFIXES:
-        raise ValueError(f"output={path}: end it in {' or '.join(SUFFIXES)}")
-    if path.suffix == ".onnx":
-        _need_onnx()
     example = example_inputs(graph.net.input_size, graph.extra_inputs, 2)
     batch = torch.export.Dim("batch", min=1, max=4096)
     extra = tuple({0: batch} for _ in graph.extra_inputs)
     shapes = ({0: batch}, extra) if extra else ({0: batch},)
     # A strict trace sees len(tensor) as a symbol; the other kind would fix the batch size.
-    program = torch.export.export(
-        graph, tuple(example.values()), dynamic_shapes=shapes, strict=True
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
+    return torch.export.export(graph, tuple(example.values()), dynamic_shapes=shapes, strict=True)
+
+
+def check_output(path: Path) -> None:
+    """Whether a graph can be written there.
+
+    Raises:
+        ValueError: for an unknown ending, or if the packages for ONNX are missing.
+    """
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"output={path}: end it in {' or '.join(SUFFIXES)}")
     if path.suffix == ".pt2":
-        torch.export.save(program, path)
         return
-    names = [name for name in OUTPUTS if graph.joint_set is not None or name not in _OF_MESH]
-    onnx_program = torch.onnx.export(
-        program,
-        input_names=list(example),
-        output_names=names,
-        opset_version=opset,
-        dynamo=True,
-        verbose=False,
-    )
-    onnx_program.save(path)
-
-
-def _need_onnx() -> None:
     for package in ("onnx", "onnxscript", "onnxruntime"):
         try:
             __import__(package)
@@ -216,6 +200,34 @@ def _need_onnx() -> None:
                 f'writing ONNX needs {package} ({error}): pip install "hmrkit[onnx]", or give '
                 "output=<name>.pt2 for torch.export; python -m hmrkit.doctor shows what is there"
             ) from error
+
+
+@torch.no_grad()
+def write_graph(
+    graph: CropGraph, program: torch.export.ExportedProgram, path: Path, opset: int = 18
+) -> None:
+    """Write a traced graph.
+
+    Args:
+        graph: of ``make_graph``.
+        program: of ``trace_graph``.
+        path: see ``check_output``. ONNX beyond 2 GB has its weights in a file beside it.
+        opset: version of ONNX's operators.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".pt2":
+        torch.export.save(program, path)
+        return
+    names = [name for name in OUTPUTS if graph.joint_set is not None or name not in _OF_MESH]
+    onnx_program = torch.onnx.export(
+        program,
+        input_names=["image", *graph.extra_inputs],
+        output_names=names,
+        opset_version=opset,
+        dynamo=True,
+        verbose=False,
+    )
+    onnx_program.save(path)
 
 
 Runner = Callable[[Mapping[str, Tensor]], dict[str, np.ndarray]]

@@ -8,6 +8,7 @@ import numpy as np
 
 from hmrkit.body import files, free
 from hmrkit.diagnosis.line import Line, short_hash, size_text
+from hmrkit.infer import detectors
 
 _SIDE_FILES = {  # name -> what it is for, where it comes from
     "J_regressor_extra.npy": ("joints of SPIN's 49", "in SPIN's data archive"),
@@ -106,3 +107,18 @@ def check_weights(folder: Path, recipes: Sequence[Path]) -> Iterator[Line]:
         found = f"{len(missing)} of {len(users)} not in {folder}/: {', '.join(missing)}"
         remedy = "docs/methods.md says which recipe needs which; the _tiny ones need none"
         yield Line("weights", "of recipes", "warn", found, remedy)
+
+
+def check_detector(name: str) -> Iterator[Line]:
+    """Whether the weights of ``detector=torchvision`` are there; it downloads nothing unasked."""
+    try:
+        path, url = detectors.torchvision_weights(name)
+    except ValueError as error:
+        yield Line("weights", "detector", "warn", str(error), "boxes=<file> needs no detector")
+        return
+    if path.is_file():
+        text = f"{path}, {size_text(path.stat().st_size)} (detector=torchvision)"
+        yield Line("weights", "detector", "ok", text)
+        return
+    remedy = f"put {url} there, or allow it once with detector.download=true"
+    yield Line("weights", "detector", "warn", f"detector=torchvision: no {path}", remedy)

@@ -14,7 +14,9 @@ EXTRAS = {
     "sweep": "sweeps with joblib, SLURM or Optuna",
     "remote": "shards at s3:// addresses",
     "datasets": "MPI-INF-3DHP's test labels",
-    "onnx": "hmrkit.export to .onnx",
+    "onnx": "hmrkit.export to .onnx, detector=onnx",
+    "tracking": "tracker=bytetrack",
+    "heic": "pictures of iPhones",
     "app": "hmrkit.app, the page in a browser",
 }
 
@@ -82,10 +84,8 @@ def check_codecs() -> Iterator[Line]:
     yield _codec(
         "JPEG", _jpeg, "training reads nothing else", "pip install --force-reinstall simplejpeg"
     )
-    remedy = 'pip install "hmrkit[video]"; without, videos are read by OpenCV'
-    yield _codec("H.264", _h264, "videos that play in a browser", remedy)
     yield _codec(
-        "HEIC", _heic, "pictures of iPhones", "pip install pillow-heif, or save them as JPEG"
+        "H.264", _h264, "videos that play in a browser", "pip install --force-reinstall av"
     )
 
 
@@ -93,9 +93,8 @@ def _codec(name: str, attempt: Callable[[], str], purpose: str, remedy: str) -> 
     try:
         return Line("software", name, "ok", f"{attempt()}: {purpose}")
     except Exception as error:  # libraries of several makers
-        status = "fail" if name == "JPEG" else "warn"
         found = f"{type(error).__name__}: {error} ({purpose})"
-        return Line("software", name, status, found, remedy)
+        return Line("software", name, "fail", found, remedy)
 
 
 def _gradient() -> np.ndarray:
@@ -128,9 +127,3 @@ def _h264() -> str:
         frames = [frame.to_ndarray(format="rgb24") for frame in back.decode(video=0)]
     assert len(frames) == 8, f"{len(frames)} of 8 frames came back"
     return f"PyAV {av.__version__}, written and read"
-
-
-def _heic() -> str:
-    import pillow_heif
-
-    return f"pillow-heif {pillow_heif.__version__}"

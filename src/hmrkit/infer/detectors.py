@@ -155,7 +155,8 @@ class OnnxDetector:
             import onnxruntime
         except ImportError as error:
             raise ValueError(
-                'detector=onnx needs onnxruntime: pip install "hmrkit[onnx]"'
+                'detector=onnx needs onnxruntime: pip install "hmrkit[onnx]"; '
+                "python -m hmrkit.doctor shows what is installed"
             ) from error
         self._session: Any = onnxruntime.InferenceSession(
             str(Path(path).expanduser()), providers=onnxruntime.get_available_providers()
@@ -248,11 +249,21 @@ def _torchvision(name: str) -> tuple[Any, Any]:
     except (ImportError, RuntimeError) as error:
         raise ValueError(
             f"detector=torchvision: torchvision cannot be used here ({error}); install the one "
-            "that goes with torch"
+            "that goes with torch; python -m hmrkit.doctor says how"
         ) from error
     if not hasattr(detection, name):
         raise ValueError(f"detector.name={name}: torchvision has no such detector")
     return detection, get_model_weights(name).DEFAULT
+
+
+def torchvision_weights(name: str) -> tuple[Path, str]:
+    """Where the weights of a detector of torchvision should be, and the address they come from.
+
+    Raises:
+        ValueError: if there is no such detector, or no torchvision.
+    """
+    _, enum = _torchvision(name)
+    return _hub_path(enum), enum.url
 
 
 def _hub_path(enum: Any) -> Path:

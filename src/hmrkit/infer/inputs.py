@@ -111,7 +111,7 @@ def read_image(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as file:
             image = ImageOps.exif_transpose(file)
-            return _to_rgb(image)
+            return to_rgb(image)
     except (*_DECODING_ERRORS, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} cannot be decoded: {error}") from error
 
@@ -143,7 +143,8 @@ def _open_heif(path: Path) -> None:
         import pillow_heif
     except ImportError as error:
         raise ValueError(
-            f'{path} needs another library: pip install "hmrkit[heic]", or save it as JPEG'
+            f'{path} needs another library: pip install "hmrkit[heic]", or save it as JPEG; '
+            "python -m hmrkit.doctor shows what is installed"
         ) from error
     pillow_heif.register_heif_opener()
 
@@ -169,7 +170,12 @@ def _download(url: str, folder: Path, is_allowed: bool) -> Path:
     return partial.replace(path)
 
 
-def _to_rgb(image: Image.Image) -> np.ndarray:
+def to_rgb(image: Image.Image) -> np.ndarray:
+    """Upright pixels (H, W, 3) uint8 RGB of a Pillow image of any mode; see ``read_image``.
+
+    Raises:
+        ValueError: for values that 8 bits cannot hold.
+    """
     if image.mode.startswith("I"):  # 16-bit grey; "I" holds it in 32 bits
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
