@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 import trimesh
 
+from hmrkit.body.free import free_body
 from hmrkit.render import draw
 from hmrkit.render.rasterize import rasterize
+from hmrkit.render.render import render
 
 CAMERA = np.array([[70.0, 0, 31.3], [0, 74.0, 29.6], [0, 0, 1]])
 SIZE = (60, 64)
@@ -85,3 +87,17 @@ def test_saved_images_are_rgb(tmp_path):
     assert cv2.imread(str(path))[0, 0].tolist() == [0, 0, 250]
     with pytest.raises(ValueError, match=r"a\.pmg.*\.png"):
         draw.save_image(tmp_path / "a.pmg", image)
+
+
+def test_only_the_part_with_people_is_drawn_and_the_picture_is_the_same():
+    body = free_body()
+    vertices = body(body.mean_body(2)).vertices.numpy()
+    people = list(vertices + np.float32([[[-0.3, 0.1, 5]], [[3.0, 0.2, 6]]]))  # one half outside
+    faces = body.faces.numpy()
+    camera = np.array([[500, 0, 210.3], [0, 500, 149.2], [0, 0, 1]])
+    photo = np.random.default_rng(0).integers(0, 255, (300, 420, 3)).astype(np.uint8)
+    whole = render(people, faces, camera, (300, 420), background=photo, supersample=2).rgb
+    drawn = draw.overlay(photo, people, faces, camera)
+    difference = np.abs(drawn.astype(int) - whole).max(axis=2)
+    assert (difference > 2).mean() < 1e-4  # rounding on an edge
+    assert np.array_equal(draw.overlay(photo, [], faces, camera), photo)

@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from hmrkit.render.pyrender_backend import NEAR
 from hmrkit.render.render import render
 from hmrkit.render.shading import Lights
 
@@ -43,18 +44,40 @@ def overlay(
         backend: "auto", "numpy" or "pyrender".
         supersample: samples per pixel and axis of the NumPy backend.
     """
-    drawn = render(
+    window = _where_drawn(vertices, intrinsics_img, image.shape[:2])
+    rows, columns = window
+    camera = np.array(intrinsics_img, np.float64)
+    camera[:2, 2] -= columns.start, rows.start
+    drawn = image.copy()
+    drawn[window] = render(
         vertices,
         faces,
-        intrinsics_img,
-        image.shape[:2],
+        camera,
+        drawn[window].shape[:2],
         colors=colors,
         lights=lights,
-        background=image,
+        background=image[window],
         backend=backend,
         supersample=supersample,
     ).rgb
     return drawn if opacity >= 1 else cv2.addWeighted(drawn, opacity, image, 1 - opacity, 0)
+
+
+def _where_drawn(
+    vertices: Sequence[np.ndarray], intrinsics_img: np.ndarray, size_hw: tuple[int, int]
+) -> tuple[slice, slice]:
+    """Rows and columns that meshes can touch; everything if somebody is beside the camera."""
+    points = np.concatenate(list(vertices)) if len(vertices) else np.zeros((0, 3))
+    height, width = size_hw
+    if len(points) and points[:, 2].min() > NEAR:
+        rays = points @ np.asarray(intrinsics_img).T
+        pixels = rays[:, :2] / rays[:, 2:]
+        low, high = np.floor(pixels.min(axis=0)) - 1, np.ceil(pixels.max(axis=0)) + 2
+        left, right = np.clip([low[0], high[0]], 0, width).astype(int).tolist()
+        top, bottom = np.clip([low[1], high[1]], 0, height).astype(int).tolist()
+        if left < right and top < bottom:
+            return slice(top, bottom), slice(left, right)
+    return slice(0, height), slice(0, width)
 
 
 def side_view(
