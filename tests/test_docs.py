@@ -1,8 +1,12 @@
 """The documentation says what is there: every command composes, every source has its row."""
 
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
@@ -67,3 +71,35 @@ def test_recipes_name_the_files_they_begin_with():
         for name in re.findall(r"\$\{paths\.weights\}/([\w.=-]+)", path.read_text()):
             stem = name.split("-PA")[0]  # the page abbreviates CLIFF's names
             assert stem in METHODS, f"{path.name}: {name}"
+
+
+FAQ = (ROOT / "docs" / "faq.md").read_text()
+ANSWERS = sorted(set(re.findall(r"^python -m hmrkit\.(\w+) (.*)$", FAQ, re.MULTILINE)))
+
+
+@pytest.mark.parametrize(("program", "arguments"), ANSWERS)
+def test_every_command_of_the_faq_composes(program: str, arguments: str):
+    words = shlex.split(arguments)
+    named = [f"shards={w}" if program == "inspect" and "=" not in w else w for w in words]
+    load_config(program, named)
+
+
+def test_the_faq_answers_fifteen_questions_and_its_links_lead_somewhere():
+    assert re.findall(r"^## (\d+)\. ", FAQ, re.MULTILINE) == [str(n) for n in range(1, 16)]
+    for target, anchor in re.findall(r"\]\(([^)#]+)(?:#([^)]+))?\)", FAQ):
+        path = ROOT / "docs" / target
+        assert path.exists(), target
+        if anchor:
+            titles = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
+            slugs = [re.sub(r"[^\w -]", "", t.lower()).replace(" ", "-") for t in titles]
+            assert anchor in slugs, f"{target}#{anchor}"
+
+
+@pytest.mark.parametrize("code", re.findall(r'^python -c "(.*)"$', FAQ, re.MULTILINE))
+def test_the_faqs_one_liners_run(code: str, tmp_path: Path):
+    np.savez(tmp_path / "photo.npz", pose=np.zeros(3))
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
