@@ -46,31 +46,32 @@ class ConvNet(nn.Module):
 
 
 class ConvMap(nn.Module):
-    """Image to a feature map of a 32nd of its size, as ResNet's, for methods that read maps.
+    """Image to a feature map, for methods that read maps.
 
     Two convolutions per stage, the first of which halves the map; channels double.
 
     Args:
-        width: channels of the first of the five stages.
+        width: channels of the first stage.
+        num_stages: 5 for a map of a 32nd of the image's size, as ResNet's.
     """
 
-    def __init__(self, width: int = 16) -> None:
+    def __init__(self, width: int = 16, num_stages: int = 5) -> None:
         super().__init__()
-        channels = [3, *(width * 2**stage for stage in range(5) for _ in range(2))]
+        channels = [3, *(width * 2**stage for stage in range(num_stages) for _ in range(2))]
         self.blocks = nn.Sequential(
             *(
                 _block(channels[i], channels[i + 1], kernel=5 if i == 0 else 3, stride=2 - i % 2)
-                for i in range(10)
+                for i in range(2 * num_stages)
             )
         )
         self.num_features = channels[-1]
 
     def features(self, image: Tensor) -> Tensor:
-        """Image (B, 3, H, W), normalised, to a map (B, 16 width, H / 32, W / 32), not negative."""
+        """Image (B, 3, H, W), normalised, to a map (B, num_features, H / 32, W / 32), or finer."""
         return self.blocks(image)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Image (B, 3, H, W), normalised, to the mean of its map (B, 16 width)."""
+        """Image (B, 3, H, W), normalised, to the mean of its map (B, num_features)."""
         return self.features(image).mean(dim=(2, 3))
 
 

@@ -131,18 +131,23 @@ def rasterize(
     height, width = size_hw
     rays = points_cam @ intrinsics_crop.transpose(-1, -2)
     size = points_cam.new_tensor([width, height])
-    screen = (rays[..., :2] / rays[..., 2:] + 1) / 2 * size - 0.5  # px, centres are integers
-    screen = torch.where(points_cam[..., 2:] > 0, screen, torch.nan)
-    sample, face, pixel = _pairs(screen, faces, height, width)  # (N,) each
-    corner = faces[face]  # (N, 3)
-    center = torch.stack([pixel % width, pixel // width % height], dim=-1)
-    edge = _edges(screen[sample[:, None], corner] - center[:, None])  # (N, 3)
-    area = edge.sum(dim=1, keepdim=True)
+    screen = rays[..., :2] / rays[..., 2:]
+    screen.add_(1).div_(2).mul_(size).sub_(0.5)  # px, centres are integers
+    screen.masked_fill_(points_cam[..., 2:] <= 0, torch.nan)
+    sample, face = _seen(screen, faces, size_hw)  # (M,) each
+    corner = sample * screen.shape[1] + faces.t().index_select(1, face)  # (3, M)
+    corners = screen.flatten(0, 1).index_select(0, corner.flatten()).view(3, -1, 2)
+    triangle, x, y = _pixels(corners, size_hw)  # (N,) each
+    edge = _edges(corners.permute(2, 0, 1).index_select(2, triangle), x, y)  # (3, N)
+    area = edge[0] + edge[1] + edge[2]
     weight = edge / area  # on the screen
-    is_inside = (weight > 0).all(dim=1) & (area[:, 0] != 0)
-    sample, face, pixel, corner = (t[is_inside] for t in (sample, face, pixel, corner))
-    over_z = weight[is_inside] / points_cam[..., 2][sample[:, None], corner]
-    nearness = over_z.sum(dim=1)  # 1 / z, (N,)
+    inside = ((weight > 0).all(dim=0) & (area != 0)).nonzero()[:, 0]
+    weight, triangle = weight.index_select(1, inside), triangle.index_select(0, inside)
+    depth = points_cam[..., 2].flatten()
+    over_z = weight / depth[corner.index_select(1, triangle)]
+    nearness = over_z.sum(dim=0)  # 1 / z
+    face, sample = face[triangle], sample[triangle]
+    pixel = (sample * height + y[inside]) * width + x[inside]
     num = len(points_cam) * height * width
     best = nearness.new_zeros(num).scatter_reduce_(0, pixel, nearness, "amax")
     is_best = nearness == best[pixel]
@@ -150,40 +155,56 @@ def rasterize(
     nearest.scatter_reduce_(0, pixel[is_best], face[is_best], "amax")  # of equally near the last
     is_chosen = is_best & (nearest[pixel] == face)
     weights = points_cam.new_zeros(num, 3)
-    weights[pixel[is_chosen]] = (over_z / nearness[:, None])[is_chosen]
+    weights[pixel[is_chosen]] = (over_z / nearness).t()[is_chosen]
     return nearest.view(-1, height, width), weights.view(-1, height, width, 3)
 
 
-def _pairs(screen: Tensor, faces: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Sample, face and pixel (of the whole batch) wherever a face's box holds a pixel's centre.
+def _seen(screen: Tensor, faces: Tensor, size_hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Samples and faces (M,) whose corners are not all between the same two rows or columns.
+
+    Other faces hold no pixel's centre, most of a body's in a small picture.
 
     Args:
-        screen: (P, A, 2) px; faces with a corner that is not finite have no pixel.
+        screen: (P, A, 2) px; may be NaN.
         faces: (F, 3).
-        height: of the pictures.
-        width: of the pictures.
+        size_hw: height and width, px.
     """
-    ranges = []
-    is_seen = torch.ones((), dtype=torch.bool, device=screen.device)
-    for axis, num in enumerate((width, height)):
-        place = screen[..., axis].t().contiguous()  # (A, P): a corner's row is copied whole
-        a, b, c = (place.index_select(0, corner) for corner in faces.unbind(1))  # (F, P)
-        low = torch.minimum(torch.minimum(a, b), c).ceil().clamp(min=0)
-        high = torch.maximum(torch.maximum(a, b), c).floor().clamp(max=num - 1)
-        is_seen = is_seen & (low <= high)
-        ranges += [low, high]
-    face, sample = is_seen.nonzero(as_tuple=True)
-    left, right, top, bottom = (t[face, sample].long() for t in ranges)
-    columns = right - left + 1
-    count = columns * (bottom - top + 1)
-    pair = torch.repeat_interleave(count)
-    local = torch.arange(len(pair), device=pair.device) - (count.cumsum(0) - count)[pair]
-    x = left[pair] + local % columns[pair]
-    y = top[pair] + local // columns[pair]
-    return sample[pair], face[pair], (sample[pair] * height + y) * width + x
+    cell = torch.zeros((), dtype=torch.int32, device=screen.device)
+    for axis, num in enumerate(reversed(size_hw)):  # columns in the lower half of the bits
+        place = screen[..., axis].nan_to_num().ceil_().clamp_(min=0, max=num).int()
+        cell = cell + (place << (16 * axis))
+    cell = cell.t().contiguous()  # (A, P): a corner's row is copied whole
+    a, b, c = (cell.index_select(0, corner) for corner in faces.unbind(1))  # (F, P)
+    change = b.bitwise_xor_(a).bitwise_or_(c.bitwise_xor_(a))
+    face, sample = ((change > 0xFFFF) & ((change & 0xFFFF) > 0)).nonzero(as_tuple=True)
+    return sample, face
 
 
-def _edges(relative: Tensor) -> Tensor:
-    """Twice the signed areas (N, 3) that the origin spans with each edge; relative (N, 3, 2)."""
-    following, after = relative.roll(-1, dims=1), relative.roll(-2, dims=1)
-    return following[..., 0] * after[..., 1] - following[..., 1] * after[..., 0]
+def _pixels(corners: Tensor, size_hw: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Triangle, x and y (N,) wherever a triangle's box holds a pixel's centre.
+
+    Args:
+        corners: (3, M, 2) px; triangles with a corner that is not a number have no pixel.
+        size_hw: height and width, px.
+    """
+    low = corners.amin(dim=0).ceil().clamp(min=0)  # (M, 2)
+    last = low.new_tensor([size_hw[1] - 1, size_hw[0] - 1])
+    high = torch.minimum(corners.amax(dim=0).floor(), last)
+    is_there = (low <= high).all(dim=1)
+    left, top = low.nan_to_num().long().unbind(1)
+    columns, rows = (high - low + 1).nan_to_num().long().unbind(1)
+    count = columns * rows * is_there
+    triangle = torch.repeat_interleave(count)
+    first = (count.cumsum(0) - count).index_select(0, triangle)
+    local = torch.arange(len(triangle), device=triangle.device) - first
+    wide = columns.index_select(0, triangle)
+    row = torch.div(local, wide, rounding_mode="floor")
+    x = left.index_select(0, triangle) + local - row * wide
+    return triangle, x, top.index_select(0, triangle) + row
+
+
+def _edges(corners: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Twice the signed areas (3, N) that points x, y (N,) span with the edges of (2, 3, N)."""
+    right, down = corners[0] - x, corners[1] - y
+    following, after = [1, 2, 0], [2, 0, 1]
+    return right[following] * down[after] - down[following] * right[after]
