@@ -23,7 +23,8 @@ class HMRModule(pl.LightningModule):
     Args:
         net: ``net(batch, body_model) -> Prediction``.
         loss: ``loss(prediction, batch, body_model) -> {term: weighted scalar}``, to be summed. Its
-            ``is_batch_sum`` says that terms are sums over the batch, and not means.
+            ``is_batch_sum`` says that terms are sums over the batch, and not means; its
+            ``prepare(body_model)``, if it has one, is called before the first step.
         body: the body model; its buffers never enter a checkpoint.
         optimizer: ``optimizer(parameters) -> Optimizer``.
         scheduler: ``scheduler(optimizer) -> LRScheduler``, stepped every training step, or None.
@@ -86,6 +87,11 @@ class HMRModule(pl.LightningModule):
             if not isinstance(block, nn.ModuleList):
                 fully_shard(block)
         fully_shard(self.net)
+
+    def on_fit_start(self) -> None:
+        """Let a loss with ``prepare(body_model)`` read its files, so that what is missing shows."""
+        if hasattr(self.loss, "prepare"):
+            self.loss.prepare(self.body)
 
     def on_after_backward(self) -> None:
         """Average what the loss trains, which ``trainer=fsdp`` leaves whole on every process."""

@@ -126,6 +126,16 @@ def test_the_second_stage_begins_with_the_best_weights_of_the_first(
     assert "Traceback" not in done.stderr
 
 
+def test_a_missing_atlas_is_named_before_the_first_step(
+    program: Program, tiny_shards: Path, tmp_path: Path
+):
+    done = program("train", *tiny_overrides(tiny_shards), "model.loss.atlas=nowhere.mat")
+    assert done.returncode == 2
+    assert "nowhere.mat: UV_Processed.mat is in DensePose's UV data" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "runs/pymaf_tiny" / LAST).exists()
+
+
 def test_two_processes_train_like_one_with_twice_the_batch(
     program: Program, tiny_shards: Path, tmp_path: Path
 ):

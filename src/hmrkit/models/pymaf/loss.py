@@ -11,7 +11,7 @@ from hmrkit.body import joints
 from hmrkit.body.smpl import SMPL
 from hmrkit.geometry.cameras import project
 from hmrkit.models.pymaf.camera import fit_camera
-from hmrkit.models.pymaf.iuv import COARSE, IUVRenderer, densepose_atlas, own_atlas
+from hmrkit.models.pymaf.iuv import COARSE, Atlas, IUVRenderer, densepose_atlas, own_atlas
 from hmrkit.types import Batch, Body, Prediction
 
 _NUM_PARTS = 25
@@ -119,6 +119,26 @@ class PyMAFLoss(nn.Module):
                 terms |= {name: w * dense[name] for name, w in self.dense_weights.items()}
             return terms
 
+    def prepare(self, body_model: SMPL) -> None:
+        """Read the atlas before the first step, where one is needed."""
+        if self.dense_weights:
+            self.read_atlas(body_model)
+
+    def read_atlas(self, body_model: SMPL) -> Atlas:
+        """The atlas of the dense targets.
+
+        Raises:
+            FileNotFoundError: if its file is missing.
+            ValueError: if the file is another one, or the body has no atlas or not its vertices.
+        """
+        atlas = densepose_atlas(self.atlas) if self.atlas else own_atlas(body_model)
+        if atlas.vertex.max() >= body_model.num_vertices:
+            raise ValueError(
+                f"the atlas {self.atlas} is of a body with {atlas.vertex.max() + 1} vertices, but "
+                f"{body_model.name!r} has {body_model.num_vertices}"
+            )
+        return atlas
+
     @torch.no_grad()
     def draw_targets(
         self, vertices: Tensor, batch: Batch, prediction: Prediction, body_model: SMPL
@@ -129,8 +149,7 @@ class PyMAFLoss(nn.Module):
         """
         size_hw = tuple(prediction.extra["part"].shape[-2:])
         if self.renderer is None:
-            atlas = densepose_atlas(self.atlas) if self.atlas else own_atlas(body_model)
-            self.renderer = IUVRenderer(atlas, size_hw).to(vertices.device)
+            self.renderer = IUVRenderer(self.read_atlas(body_model), size_hw).to(vertices.device)
         intrinsics = prediction.intrinsics_crop
         rows = self.rows_3d
         label = batch["body"]

@@ -1,8 +1,10 @@
 """The vertices that PyMAF's later loops look at.
 
 SMPL: the authors' 431, from ``mesh_downsampling.npz`` or out of their checkpoint. The free body:
-those of its own second coarse level. Any other body or number: spread over the rest surface
-by farthest-point sampling, in mesh order.
+the 431 of its own second coarse level, whose vertices are among the 1723 of its first, as SMPL's
+are (``tools/make_free_body.py`` makes both). Any other body or number: spread over the rest surface
+by farthest-point sampling, in mesh order. The 1723 are a step on the way to the 431; nothing in the
+network looks at them.
 """
 
 from pathlib import Path
