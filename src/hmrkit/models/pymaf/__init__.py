@@ -21,8 +21,8 @@ evaluation              hmrkit.spin_evaluation.StoredJoints
 COCO keypoint AP        hmrkit.keypoint_ap.KeypointAP
 ======================= ====================================================
 
-The dense targets are drawn on the device, a batch at once: 1.3 ms per person on one CPU thread,
-mesh included, against 3.1 ms one by one in a loader's worker, which would also have to send the
+The dense targets are drawn on the device, a batch at once: 1.6 ms per person on one CPU thread,
+mesh included, against 5.4 ms one by one in a loader's worker, which would also have to send the
 pictures. The fits are joined to the annotations once, by ``prepare``, and turned and mirrored with
 every sample; upstream looks them up in every step.
 

@@ -42,6 +42,8 @@ class PyMAF(nn.Module):
         num_channels: of the maps of the pyramid.
         num_hidden: width of a regressor's two hidden layers.
         dropout: after each of them, in training.
+        point_slope: of the points' numbers below 0. The paper's is 0, a ReLU; trained fast from
+            nothing, all loops' numbers end below it and stay there, with no gradient.
         focal_px: focal length of the crop's camera.
     """
 
@@ -55,6 +57,7 @@ class PyMAF(nn.Module):
         num_channels: int = 256,
         num_hidden: int = 1024,
         dropout: float = 0.5,
+        point_slope: float = 0.0,
         focal_px: float = 5000.0,
     ) -> None:
         super().__init__()
@@ -64,7 +67,7 @@ class PyMAF(nn.Module):
         self.input_size, self.focal_px = tuple(input_size), focal_px
         self.upsample = _pyramid(backbone.num_features, num_channels, num_loops)
         sizes = [_GRID**2] + [num_points] * (num_loops - 1)
-        self.samplers = nn.ModuleList(PointMLP(num_channels) for _ in sizes)
+        self.samplers = nn.ModuleList(PointMLP(num_channels, point_slope) for _ in sizes)
         self.regressors = nn.ModuleList(
             Regressor(PointMLP.num_out * num, num_hidden, dropout) for num in sizes
         )
@@ -169,8 +172,9 @@ class PointMLP(nn.Module):
 
     num_out = 5
 
-    def __init__(self, num_channels: int) -> None:
+    def __init__(self, num_channels: int, slope: float = 0.0) -> None:
         super().__init__()
+        self.slope = slope  # of the five, below 0
         self.conv0 = nn.Conv1d(num_channels, 128, 1)
         self.conv1 = nn.Conv1d(128 + num_channels, 64, 1)
         self.conv2 = nn.Conv1d(64 + num_channels, self.num_out, 1)
@@ -180,7 +184,7 @@ class PointMLP(nn.Module):
         feature = sampled.transpose(1, 2).flatten(0, 1)  # (P N, C): one matrix product for all
         hidden = F.leaky_relu(F.linear(feature, self.conv0.weight[..., 0], self.conv0.bias))
         hidden = F.leaky_relu(_two_inputs(self.conv1, hidden, feature))
-        numbers = F.relu(_two_inputs(self.conv2, hidden, feature))  # (P N, 5)
+        numbers = F.leaky_relu(_two_inputs(self.conv2, hidden, feature), self.slope)  # (P N, 5)
         return numbers.unflatten(0, (len(sampled), -1)).transpose(1, 2).flatten(1)
 
 
