@@ -88,6 +88,23 @@ def test_the_point_mlp_is_the_convolutions_that_its_weights_are_named_after():
     torch.testing.assert_close(mlp(sampled), expected)
 
 
+def test_points_whose_numbers_are_all_below_0_still_learn_with_a_slope():
+    sampled = torch.rand(2, 12, 7)
+    for slope in (0.0, 0.3):
+        mlp = PointMLP(12, slope)
+        torch.nn.init.constant_(mlp.conv2.bias, -10.0)
+        mlp(sampled).sum().backward()
+        assert bool(mlp.conv0.weight.grad.any()) == (slope > 0)
+
+
+@pytest.mark.parametrize("num_stages", [4, 5])
+def test_every_stage_of_the_small_map_halves_it(num_stages):
+    backbone = ConvMap(4, num_stages)
+    side = 64 // 2**num_stages
+    features = backbone.features(torch.zeros(2, 3, 64, 64))
+    assert features.shape == (2, backbone.num_features, side, side)
+
+
 def test_the_dense_head_is_its_four_convolutions():
     torch.manual_seed(0)
     head, feature_map = DenseHead(6), torch.randn(2, 6, 5, 5)
