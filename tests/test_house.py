@@ -58,6 +58,7 @@ ENTRY_POINTS = {
     "doctor",
     "export",
     "app",
+    "compare",
 }
 FREE = {"configs", "__init__", "__version__"}  # no rank: these import nothing of ours
 
@@ -181,7 +182,7 @@ def test_directions_are_named_when_order_matters():
 def test_importing_hmrkit_is_cheap_and_touches_nothing(tmp_path: Path):
     code = (
         "import sys, hmrkit, hmrkit.train, hmrkit.eval, hmrkit.demo, hmrkit.synth, hmrkit.prepare, "
-        "hmrkit.inspect, hmrkit.doctor, hmrkit.export, hmrkit.app;"
+        "hmrkit.inspect, hmrkit.doctor, hmrkit.export, hmrkit.app, hmrkit.compare;"
         "heavy = {'torch', 'pytorch_lightning', 'smplx', 'pyrender', 'timm', 'torchvision', 'cv2'};"
         "sys.exit(str(sorted(heavy & set(sys.modules))) if heavy & set(sys.modules) else 0)"
     )

@@ -70,8 +70,12 @@ def command_line(program: str, values: Mapping[str, Any], overrides: Sequence[st
         values: plain values by key.
         overrides: more, in Hydra's grammar.
     """
-    overrides = [*(f"{key}={_literal(value)}" for key, value in values.items()), *overrides]
-    return shlex.join(["python", "-m", f"hmrkit.{program}", *overrides])
+    return shlex.join(["python", "-m", f"hmrkit.{program}", *as_overrides(values), *overrides])
+
+
+def as_overrides(values: Mapping[str, Any]) -> list[str]:
+    """Plain values by key as arguments of a program, in Hydra's grammar."""
+    return [f"{key}={_literal(value)}" for key, value in values.items()]
 
 
 def _literal(value: Any) -> str:
