@@ -11,6 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from hmrkit.configs import config_dir, load_config
+from hmrkit.evaluation import build_protocol
 
 ROOT = Path(__file__).parents[1]
 DATA = (ROOT / "docs" / "data.md").read_text()
@@ -103,3 +104,37 @@ def test_the_faqs_one_liners_run(code: str, tmp_path: Path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout
+
+
+EVALUATION = (ROOT / "docs" / "evaluation.md").read_text()
+PRESETS = sorted(path.stem for path in (Path(config_dir()) / "eval").glob("*.yaml"))
+
+
+def test_every_protocol_has_its_row_on_the_page_of_evaluation():
+    first = re.findall(r"^\| (`[^|]*`) \|", EVALUATION, re.MULTILINE)
+    named = {name for cell in first for name in re.findall(r"`(\w+)`", cell)}
+    assert sorted(named - {"eval"}) == PRESETS
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_protocol_composes_and_says_what_it_is(preset: str, tmp_path: Path):
+    config = load_config("eval", [f"eval={preset}", "checkpoint=x", "run_dir=run"])
+    tests = OmegaConf.to_container(config.mix.test, resolve=True, throw_on_missing=True)
+    for node in tests.values():
+        protocol = node["protocol"]
+        if "regressor" in protocol:  # a file of HeatFormer's
+            protocol["regressor"] = None
+        words = build_protocol(protocol).words()
+        assert str(protocol["joint_set"]) in words
+        assert len(words) > 60
+    if len(tests) == 1:
+        title = (Path(config_dir()) / "eval" / f"{preset}.yaml").read_text().splitlines()[1]
+        assert title.startswith("# ")
+        assert len(title) > 30
+
+
+def test_every_command_of_the_page_of_evaluation_composes():
+    commands = re.findall(r"^python -m hmrkit\.eval ((?!-m)[^#\n]*)", EVALUATION, re.MULTILINE)
+    assert len(commands) >= 3
+    for command in commands:
+        load_config("eval", [*command.split(), "run_dir=run"])

@@ -9,6 +9,7 @@ import torch
 from hmrkit.body import joints
 from hmrkit.body.free import free_body
 from hmrkit.evaluation import Protocol, build_protocol
+from hmrkit.reporting.breakdown import breakdown
 from hmrkit.types import Prediction
 
 NODE = {
@@ -68,12 +69,10 @@ def test_actions_have_means_of_their_own():
     columns = {
         "key": np.array(["S9-S9_Walking_1-6-S9_Walking_1-6_01", "S11_Eating_1-2", "S9_Eating-1"]),
         "pa_mpjpe": np.array([50.0, 60.0, 80.0]),
-        "baseline_pa_mpjpe": np.array([100.0, 110.0, 130.0]),
     }
-    assert build_protocol(NODE).summary(columns) == {
-        "pa_mpjpe_walking": 50.0,
-        "baseline_pa_mpjpe_walking": 100.0,
-        "pa_mpjpe_eating": 70.0,
-        "baseline_pa_mpjpe_eating": 120.0,
-    }
-    assert build_protocol({**NODE, "action": ""}).summary(columns) == {}
+    table = build_protocol(NODE).complete(columns)
+    assert table["action"].tolist() == ["Walking", "Eating", "Eating"]
+    actions = breakdown(table)["actions"]
+    assert actions["Walking"] == {"num": 1, "pa_mpjpe": 50.0}
+    assert actions["Eating"] == {"num": 2, "pa_mpjpe": 70.0}
+    assert "action" not in build_protocol({**NODE, "action": ""}).complete(columns)

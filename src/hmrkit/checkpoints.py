@@ -26,7 +26,7 @@ from hmrkit.weight_files import read_checkpoint
 
 log = logging.getLogger(__name__)
 
-_TRUSTED = ("hmrkit.", "torch.nn.", "torch.optim.")
+TRUSTED = ("hmrkit.", "torch.nn.", "torch.optim.")
 
 _NODES = ("model", "body", "data", "mix")  # of the config: enough to build, evaluate and show
 
@@ -78,14 +78,20 @@ def load_checkpoint(
         )
     config = configs.merge(config, changes or {})
     for node in ("model", "body", "data"):
-        _check_targets(config.get(node), (*_TRUSTED, *(f"{name}." for name in trusted)), path)
+        check_targets(config.get(node), (*TRUSTED, *(f"{name}." for name in trusted)), path)
     module = build_module(config)
     _load_strictly(module, content["state_dict"], (), str(path))
     return module.eval()
 
 
-def _check_targets(node: Any, trusted: Sequence[str], path: str | Path) -> None:
-    """Refuse a stored config that names code from elsewhere: building it would run that code."""
+def check_targets(node: Any, trusted: Sequence[str], path: str | Path) -> None:
+    """Refuse a stored config that names code from elsewhere: building it would run that code.
+
+    Args:
+        node: of the config.
+        trusted: beginnings of names that are allowed.
+        path: of the file, for the message.
+    """
     if isinstance(node, list):
         node = dict(enumerate(node))
     if not isinstance(node, dict):
@@ -98,7 +104,7 @@ def _check_targets(node: Any, trusted: Sequence[str], path: str | Path) -> None:
             f"that package, allow it with trusted=[{package}]"
         )
     for child in node.values():
-        _check_targets(child, trusted, path)
+        check_targets(child, trusted, path)
 
 
 def set_adapt(module: HMRModule, node: DictConfig | None) -> None:

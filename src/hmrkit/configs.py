@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, InstantiationException
@@ -39,6 +40,8 @@ def config_dir() -> str:
 
 def load_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
     """Compose ``<name>.yaml`` with command-line overrides; for tests, notebooks and scripts."""
+    if GlobalHydra.instance().is_initialized():  # in a running program
+        return hydra.compose(name, overrides=list(overrides))
     with hydra.initialize_config_dir(config_dir(), version_base="1.3"):
         return hydra.compose(name, overrides=list(overrides))
 

@@ -1,8 +1,9 @@
 """What is measured on a person, and by which protocol."""
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -12,7 +13,10 @@ from torch import Tensor
 from hmrkit import metrics
 from hmrkit.body import joints
 from hmrkit.body.smpl import SMPL
+from hmrkit.motion_metrics import motion_columns
 from hmrkit.types import Batch, Mesh, Prediction
+
+_PCK_M = 0.15  # MPI-INF-3DHP's threshold
 
 
 def build_protocol(node: "Mapping[str, Any] | Protocol") -> "Protocol":
@@ -37,18 +41,34 @@ def build_protocol(node: "Mapping[str, Any] | Protocol") -> "Protocol":
 class Protocol:
     """How a test source is scored; the report prints ``name`` beside every number.
 
-    A protocol of another kind derives from this one and replaces ``measure`` or ``summary``.
+    A protocol of another kind derives from this one and replaces ``measure``, ``summary`` or parts.
 
     Attributes:
         name: what people call it.
         joint_set: the joints of MPJPE and PA-MPJPE, a name of ``body/joints.py``.
         root: names of the joints whose mean is the origin of MPJPE and PVE; they need not be in
             ``joint_set`` (Human3.6M's 14 joints are scored about a pelvis that is none of them).
+        with_pck: also MPI-INF-3DHP's shares of joints nearer than 150 mm, and over the thresholds
+            0, 5, ... 150 mm, in percent, about the root.
+        frames: regular expression that a record's name must hold to count; "" for all records.
+        action: regular expression whose first group is the action in a record's name; "" for none.
+            The report then has a table by action.
+        sequence: likewise the video; "" for none. Differences of two reports are then resampled by
+            video.
+        with_motion: also acceleration error and jitter of videos whose records are named
+            ``<video>...<number of the frame>`` and whose people have a number of their own.
     """
+
+    extras: ClassVar[tuple[str, ...]] = ()  # what ``measure`` reads of ``Prediction.extra``
 
     name: str
     joint_set: str
     root: Sequence[str]
+    with_pck: bool = field(default=False, kw_only=True)
+    frames: str = field(default="", kw_only=True)
+    action: str = field(default="", kw_only=True)
+    sequence: str = field(default="", kw_only=True)
+    with_motion: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.joint_set not in joints.JOINT_SETS:
@@ -57,6 +77,18 @@ class Protocol:
                 f"known: {', '.join(sorted(joints.JOINT_SETS))}"
             )
         joints.index(list(self.root), self.measured_set)
+        for option in ("frames", "action", "sequence"):
+            try:
+                groups = re.compile(getattr(self, option)).groups
+            except re.error as error:
+                raise ValueError(f"protocol {self.name!r}: {option}: {error}") from error
+            if option != "frames" and getattr(self, option) and groups < 1:
+                raise ValueError(
+                    f"protocol {self.name!r}: {option}={getattr(self, option)!r} needs a group in "
+                    "parentheses around what it names"
+                )
+        if self.with_motion and not self.sequence:
+            raise ValueError(f"protocol {self.name!r}: with_motion needs sequence=")
 
     @property
     def measured_set(self) -> str:
@@ -79,23 +111,90 @@ class Protocol:
             batch or -1. ``_<name>`` (R, ...) are kept for ``summary`` and are no metrics.
         """
         labels = label_mesh(batch, body_model)
-        return {
-            prefix + metric: value
-            for prefix, mesh in scored_meshes(prediction, batch, body_model).items()
-            for metric, value in person_metrics(mesh, labels, batch, body_model, self).items()
-        }
+        rows: dict[str, Tensor] = {}
+        for prefix, mesh in scored_meshes(prediction, batch, body_model).items():
+            rows |= prefixed(prefix, person_metrics(mesh, labels, batch, body_model, self))
+        return rows
+
+    def joints(
+        self, mesh: Mesh, labels: Mesh, batch: Batch, body_model: SMPL
+    ) -> tuple[Tensor, Tensor]:
+        """Joints of ``measured_set`` of P people: predicted (P, K, 3) and labelled (P, K, 4).
+
+        Labelled ones are those of the labelled mesh where there is one, else the annotated ones.
+        """
+        posed = body_model.joints_from_mesh(labels, self.measured_set)
+        posed = torch.cat([posed, torch.ones_like(posed[..., :1])], dim=-1)
+        has_mesh = batch["has_pose"] & batch["has_betas"]
+        target = torch.where(has_mesh[:, None, None], posed, self.annotated_joints(batch))
+        return body_model.joints_from_mesh(mesh, self.measured_set), target
+
+    def annotated_joints(self, batch: Batch) -> Tensor:
+        """The annotated 3D joints of ``measured_set``, (P, K, 4) metres and confidence."""
+        names = list(joints.names(self.measured_set))
+        return batch["keypoints_world"][:, joints.index(names, "all")]
 
     def shown(self, prediction: Prediction) -> Prediction:
         """What the report draws of a prediction: all of it."""
         return prediction
 
+    def complete(self, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The rows of a whole set that count, with columns that need all of them.
+
+        Args:
+            columns: every row that was measured, see ``hmrkit.report``.
+
+        Returns:
+            The columns, with ``action`` and ``sequence`` where the protocol tells them from names,
+            and ``accel`` and ``jitter`` of videos.
+
+        Raises:
+            ValueError: if no record counts.
+        """
+        keys = [str(key) for key in columns["key"]]
+        rows = np.array([re.search(self.frames, key) is not None for key in keys], bool)
+        if not rows.any():
+            raise ValueError(f"protocol {self.name!r}: no record's name holds {self.frames!r}")
+        table = {name: np.asarray(column)[rows] for name, column in columns.items()}
+        for name in ("action", "sequence"):
+            if pattern := getattr(self, name):
+                found = [re.search(pattern, str(key)) for key in table["key"]]
+                table[name] = np.array([match[1] if match else "" for match in found])
+        return table | (motion_columns(table) if "_joints" in table else {})
+
     def summary(self, columns: Mapping[str, np.ndarray]) -> dict[str, float]:
         """Numbers of a whole test set that are no means of its rows, by metric; none here.
 
         Args:
-            columns: every row of the set, see ``hmrkit.report``.
+            columns: what ``complete`` returns.
         """
         return {}
+
+    def words(self) -> str:
+        """The protocol in a few sentences, for people who compare numbers of two papers."""
+        num, origin = len(joints.names(self.joint_set)), " and ".join(self.root)
+        origin = f"the mean of {origin}" if len(self.root) > 1 else origin
+        parts = [
+            f"{num} joints ({self.joint_set}), moved so that {origin} is the origin",
+            "PA: after the similarity transform of each person that fits best",
+            self.labels_in_words(),
+            f"records named like {self.frames!r}" if self.frames else "every record of the set",
+            "people without a label do not count, a failed prediction leaves no mean",
+        ]
+        return "; ".join(parts)
+
+    def labels_in_words(self) -> str:
+        """What predictions are compared with."""
+        return "labels: the labelled body as a body of the run's, else the annotated joints"
+
+
+def prefixed(prefix: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Columns of a baseline or a stage; of what is no metric, ``_name``, the result's alone."""
+    return {
+        prefix + name: value
+        for name, value in values.items()
+        if not prefix or not name.startswith("_")
+    }
 
 
 def scored_meshes(prediction: Prediction, batch: Batch, body_model: SMPL) -> dict[str, Mesh]:
@@ -134,20 +233,49 @@ def person_metrics(
     measured = protocol.measured_set
     scored = joints.index(list(joints.names(protocol.joint_set)), measured)
     root = joints.index(list(protocol.root), measured)
-    has_mesh = batch["has_pose"] & batch["has_betas"]
-    predicted = body_model.joints_from_mesh(mesh, measured)  # (P, K, 3)
-    posed = body_model.joints_from_mesh(labels, measured)
-    posed = torch.cat([posed, torch.ones_like(posed[..., :1])], dim=-1)  # (P, K, 4)
-    given = batch["keypoints_world"][:, joints.index(list(joints.names(measured)), "all")]
-    target = torch.where(has_mesh[:, None, None], posed, given)
-    predicted_root = predicted[:, root].mean(dim=1, keepdim=True)
-    label_root = posed[:, root, :3].mean(dim=1, keepdim=True)
+    predicted, target = protocol.joints(mesh, labels, batch, body_model)  # (P, K, 3), (P, K, 4)
+    predicted_root, label_root = (x[:, root, :3].mean(1, keepdim=True) for x in (predicted, target))
     pve = metrics.pve_mm(mesh.vertices - predicted_root, labels.vertices - label_root)
-    return {
+    pve = torch.where(batch["has_pose"] & batch["has_betas"], pve, torch.nan)
+    values = joint_metrics(predicted, target, root, scored, protocol)
+    return {"mpjpe": values.pop("mpjpe"), "pa_mpjpe": values.pop("pa_mpjpe"), "pve": pve, **values}
+
+
+def joint_metrics(
+    predicted: Tensor,
+    target: Tensor,
+    root: Sequence[int] | None,
+    scored: Sequence[int],
+    protocol: Protocol,
+) -> dict[str, Tensor]:
+    """What a protocol measures on the joints of P persons.
+
+    Args:
+        predicted: (P, K, 3) metres.
+        target: (P, K, 4) metres and confidence.
+        root: joints whose mean becomes the origin on both sides; None compares as given.
+        scored: the joints that count, k of them.
+        protocol: says what is measured.
+
+    Returns:
+        ``mpjpe``, ``pa_mpjpe`` (P,) mm; with ``with_pck`` ``pck``, ``auc`` (P,) percent; no
+        metrics: ``_joint_mm`` (P, k), and ``with_motion`` ``_joints`` (P, k, 3), ``_label_joints``
+        (P, k, 4) metres about the root.
+    """
+    values = {
         "mpjpe": metrics.mpjpe_mm(predicted, target, root, scored),
         "pa_mpjpe": metrics.pa_mpjpe_mm(predicted, target, scored),
-        "pve": torch.where(has_mesh, pve, torch.nan),
+        "_joint_mm": metrics.joint_errors_mm(predicted, target, root, scored),
     }
+    if protocol.with_pck:
+        values["pck"] = 100 * metrics.pck(predicted, target, _PCK_M, root, scored)
+        values["auc"] = 100 * metrics.auc(predicted, target, root, scored)
+    if protocol.with_motion:
+        for name, points in (("_joints", predicted), ("_label_joints", target)):
+            origin = 0.0 if root is None else points[:, root, :3].mean(dim=1, keepdim=True)
+            moved = torch.cat([points[..., :3] - origin, points[..., 3:]], dim=-1)
+            values[name] = moved[:, scored]
+    return values
 
 
 def mean_pose_mesh(num_persons: int, body_model: SMPL) -> Mesh:

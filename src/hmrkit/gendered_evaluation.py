@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from hmrkit import metrics
+from hmrkit.body import joints
 from hmrkit.body.gendered import GenderedBodies
 from hmrkit.body.smpl import SMPL
-from hmrkit.evaluation import Protocol, person_metrics, scored_meshes
+from hmrkit.evaluation import Protocol, person_metrics, prefixed, scored_meshes
 from hmrkit.types import Batch, Body, Mesh, Prediction
 
 _GENDERS = {"neutral": -1, "male": 0, "female": 1}
@@ -32,11 +33,16 @@ class GenderedProtocol(Protocol):
         unknown_gender: whose body somebody without a gender has; Meta-HMR takes the male one.
         pve_origin: ``root``: both meshes are moved to their roots; ``body``: they are compared in
             the frame of the body model, as Meta-HMR does, where a root that is a little off counts.
+        labelled_joints: ``body``: those of the labelled body; ``annotated``: the annotated ones,
+            as 4D-Humans and TokenHMR score 3DPW;
+            ``regressed``: SMPL's 24 as its joint regressor reads them off both posed meshes, as
+            TokenHMR scores EMDB.
     """
 
     body_models: str
     unknown_gender: Literal["neutral", "male", "female"] = "neutral"
     pve_origin: Literal["root", "body"] = "root"
+    labelled_joints: Literal["body", "annotated", "regressed"] = "body"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -49,18 +55,63 @@ class GenderedProtocol(Protocol):
             raise ValueError(
                 f"protocol {self.name!r}: pve_origin={self.pve_origin!r}; choose root or body"
             )
+        if self.labelled_joints not in ("body", "annotated", "regressed"):
+            raise ValueError(
+                f"protocol {self.name!r}: labelled_joints={self.labelled_joints!r}; choose body, "
+                "annotated or regressed"
+            )
+        if self.labelled_joints == "regressed" and self.measured_set != "smpl24":
+            raise ValueError(
+                f"protocol {self.name!r}: labelled_joints=regressed is for joint_set=smpl24"
+            )
 
     def measure(self, prediction: Prediction, batch: Batch, body_model: SMPL) -> dict[str, Tensor]:
         """See ``Protocol.measure``; reads ``gender`` of the batch too."""
         labels = self.label_mesh(batch, body_model)
-        rows = {}
+        has_body = batch["has_pose"] & batch["has_betas"]
+        rows: dict[str, Tensor] = {}
         for prefix, mesh in scored_meshes(prediction, batch, body_model).items():
             values = person_metrics(mesh, labels, batch, body_model, self)
             if self.pve_origin == "body":
-                pve = metrics.pve_mm(mesh.vertices, labels.vertices)
-                values["pve"] = torch.where(values["pve"].isnan(), torch.nan, pve)
-            rows |= {prefix + metric: value for metric, value in values.items()}
+                values["pve"] = metrics.pve_mm(mesh.vertices, labels.vertices)
+            elif self.labelled_joints == "annotated":  # whose origin need not be the body's
+                origins = (self._root_of(one, body_model) for one in (mesh, labels))
+                own, other = (m.vertices - o for m, o in zip((mesh, labels), origins, strict=True))
+                values["pve"] = metrics.pve_mm(own, other)
+            values["pve"] = torch.where(has_body, values["pve"], torch.nan)
+            rows |= prefixed(prefix, values)
         return rows
+
+    def joints(
+        self, mesh: Mesh, labels: Mesh, batch: Batch, body_model: SMPL
+    ) -> tuple[Tensor, Tensor]:
+        """See ``Protocol.joints`` and ``labelled_joints``."""
+        if self.labelled_joints == "body":
+            return super().joints(mesh, labels, batch, body_model)
+        if self.labelled_joints == "annotated":
+            points = body_model.joints_from_mesh(mesh, self.measured_set)
+            return points, self.annotated_joints(batch)
+        predicted, posed = (body_model.regress_joints(m.vertices) for m in (mesh, labels))
+        is_labelled = (batch["has_pose"] & batch["has_betas"])[:, None, None]
+        confidence = is_labelled.expand(*posed.shape[:2], 1).to(posed.dtype)
+        return predicted, torch.cat([posed, confidence], dim=-1)
+
+    def _root_of(self, mesh: Mesh, body_model: SMPL) -> Tensor:
+        """The root (P, 1, 3) of meshes."""
+        rows = joints.index(list(self.root), self.measured_set)
+        return body_model.joints_from_mesh(mesh, self.measured_set)[:, rows].mean(1, keepdim=True)
+
+    def labels_in_words(self) -> str:
+        """See ``Protocol.labels_in_words``."""
+        kinds = {
+            "body": "joints of the labelled body of everybody's own gender",
+            "annotated": "annotated joints; vertices of the body of everybody's own gender",
+            "regressed": "joints that the neutral regressor reads off the posed mesh of "
+            "everybody's own gender (and off the predicted one)",
+        }
+        unknown = f", {self.unknown_gender} where none is stated"
+        pve = "about the root" if self.pve_origin == "root" else "in the frames of the bodies"
+        return f"labels: {kinds[self.labelled_joints]}{unknown}; PVE {pve}"
 
     def label_mesh(self, batch: Batch, body_model: SMPL) -> Mesh:
         """The labelled bodies as meshes, each of its gender, at the origin of its own frame.

@@ -91,6 +91,14 @@ class KeypointAP(KeypointProtocol):
             numbers |= {prefix + name: 100 * value for name, value in values.items()}
         return numbers
 
+    def words(self) -> str:
+        """See ``Protocol.words``."""
+        return (
+            "COCO's average precision of 17 projected joints over OKS 0.50:0.95, one person per "
+            "given box with score 1; who is annotated and has no box lowers the recall; beside it "
+            + super().words()
+        )
+
 
 def coco_keypoints(
     mesh: Mesh,

@@ -55,6 +55,16 @@ class KeypointProtocol(Protocol):
             for threshold in self.thresholds
         }
 
+    def words(self) -> str:
+        """See ``Protocol.words``."""
+        limits = " and ".join(str(threshold) for threshold in self.thresholds)
+        return (
+            f"{len(joints.names(self.joint_set))} joints ({self.joint_set}) projected into the "
+            f"image; labelled joints of confidence over {_MIN_CONFIDENCE}; PCK: met within "
+            f"{limits} of the larger side of a box {self.box_margin} times the tight one, averaged "
+            "over joints and not over people"
+        )
+
 
 def keypoint_l2(pred: Tensor, target: Tensor) -> Tensor:
     """Mean over K joints of confidence times squared distance: (P,).

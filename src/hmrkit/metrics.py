@@ -98,8 +98,20 @@ def auc(
     return _mean_over_labelled(hits, is_labelled)
 
 
+def joint_errors_mm(
+    pred: Tensor,
+    target: Tensor,
+    root: Sequence[int] | None,
+    joints: Sequence[int] | None = None,
+) -> Tensor:
+    """The errors (P, K) of which ``mpjpe_mm`` is the mean: NaN unlabelled, infinite if failed."""
+    error, is_labelled = _joint_errors(pred, target, root, joints)
+    error = torch.where(error.isfinite(), error * _MM, torch.inf)
+    return torch.where(is_labelled, error, torch.nan)
+
+
 class MetricMeans(Metric):
-    """Means of per-person values over a test set and over all processes.
+    """Means of per-person values over a validation set and over all processes.
 
     The first ``update`` fixes the names. Every process must update at least once.
     """
@@ -114,7 +126,9 @@ class MetricMeans(Metric):
         """Add the values (P,) of some persons; NaN stands for a missing label."""
         if not self.names:
             self.names = sorted(values)
-            zero = torch.zeros((), device=self.device)
+            is_mps = self.device.type == "mps"  # which has no float64
+            dtype = torch.float32 if is_mps else torch.float64
+            zero = torch.zeros((), device=self.device, dtype=dtype)
             for name in self.names:
                 self.add_state(f"total_{name}", default=zero.clone(), dist_reduce_fx="sum")
                 self.add_state(f"count_{name}", default=zero.clone(), dist_reduce_fx="sum")

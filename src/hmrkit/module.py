@@ -1,5 +1,6 @@
 """The one train, validate, test and predict loop that every method shares."""
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -14,6 +15,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from hmrkit.body.smpl import SMPL
 from hmrkit.evaluation import Protocol, build_protocol
 from hmrkit.metrics import MetricMeans
+from hmrkit.row_columns import adaptation_curves, circumstances, who
 from hmrkit.types import Batch, Prediction
 
 
@@ -49,7 +51,7 @@ class HMRModule(pl.LightningModule):
         self.config = config
         self.save_hyperparameters({"config": config}, logger=False)
         self.adapt: nn.Module | None = None  # test-time optimisation in tests and predictions
-        self.means = nn.ModuleDict()  # one accumulator per evaluated source
+        self.means = nn.ModuleDict()  # one accumulator per validation source
         self.protocols: dict[str, Protocol] = {}  # of the evaluated sources
         self.rows: dict[str, list[dict[str, Any]]] = {}  # per-person results of the last test
 
@@ -125,21 +127,29 @@ class HMRModule(pl.LightningModule):
         """Accumulate the metrics of one validation batch."""
         datamodule = self.trainer.datamodule
         name = datamodule.val_names[dataloader_idx]
-        values, _ = self._measure(batch, name)
+        values = self._protocol(name).measure(self.predict(batch), batch, self.body)
         values.pop("row_person", None)
-        self._accumulate("val", name, values)
+        values = {name: value for name, value in values.items() if not name.startswith("_")}
+        key = f"val/{name}".replace(".", "_")
+        if key not in self.means:
+            self.means[key] = MetricMeans().to(self.device)
+        self.means[key].update(values)
 
-    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Accumulate metrics and keep one row per person for the report."""
-        datamodule = self.trainer.datamodule
-        name = datamodule.test_names[dataloader_idx]
-        values, prediction = self._measure(batch, name)
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Prediction:
+        """Keep one row per person: what the protocol measures, and who and what was measured."""
+        name = self.trainer.datamodule.test_names[dataloader_idx]
+        started = self._now_s()
+        prediction = self.predict(batch)
+        passed_s = self._now_s() - started
+        values = self._protocol(name).measure(prediction, batch, self.body)
         person = values.pop("row_person", torch.arange(len(batch["has_pose"]))).cpu().numpy()
-        self._accumulate("test", name, values)
         columns = {k: v.cpu().numpy() for k, v in values.items()}
-        per_person = {**_who(batch), **_curves(prediction)}
+        per_person = {**who(batch), **circumstances(batch), **adaptation_curves(prediction)}
         columns |= {k: v[person] for k, v in per_person.items()}
+        num_inputs = len(batch["image"]) if "image" in batch else len(batch["has_pose"])
+        columns["_network_ms"] = np.full(len(person), 1000 * passed_s / max(1, num_inputs))
         self.rows.setdefault(name, []).append(columns)
+        return prediction
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Prediction:
         """Lightning's name for ``predict``."""
@@ -147,11 +157,15 @@ class HMRModule(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log ``val/<metric>``, averaged over the sources, and ``val/<source>/<metric>``."""
-        self._log_means("val")
-
-    def on_test_epoch_end(self) -> None:
-        """Log ``test/<metric>`` and ``test/<source>/<metric>``."""
-        self._log_means("test")
+        overall: dict[str, list[Tensor]] = {}
+        for name, accumulator in self.means.items():
+            for metric, value in accumulator.compute().items():
+                self.log(f"{name}/{metric}", value, sync_dist=True)  # equal on all already
+                overall.setdefault(metric, []).append(value)
+            accumulator.reset()
+        for metric, values in overall.items():
+            mean = torch.stack(values).nanmean()
+            self.log(f"val/{metric}", mean, prog_bar=metric == "pa_mpjpe", sync_dist=True)
 
     def on_test_start(self) -> None:
         """Forget the rows of an earlier test."""
@@ -170,56 +184,14 @@ class HMRModule(pl.LightningModule):
             "lr_scheduler": {"scheduler": scheduler, "interval": interval},
         }
 
-    def _measure(self, batch: Batch, source: str) -> tuple[dict[str, Tensor], Prediction]:
-        """Rows of a batch by its source's protocol, and the prediction they are about."""
+    def _protocol(self, source: str) -> Protocol:
+        """How a test or validation source is scored."""
         if source not in self.protocols:
             self.protocols[source] = build_protocol(self.trainer.datamodule.protocol(source))
-        prediction = self.predict(batch)
-        return self.protocols[source].measure(prediction, batch, self.body), prediction
+        return self.protocols[source]
 
-    def _accumulate(self, split: str, source: str, values: dict[str, Tensor]) -> None:
-        values = {name: value for name, value in values.items() if not name.startswith("_")}
-        name = f"{split}/{source}".replace(".", "_")
-        if name not in self.means:
-            self.means[name] = MetricMeans().to(self.device)
-        self.means[name].update(values)
-
-    def _log_means(self, split: str) -> None:
-        overall: dict[str, list[Tensor]] = {}
-        for name, accumulator in self.means.items():
-            if name.startswith(f"{split}/"):
-                for metric, value in accumulator.compute().items():
-                    self.log(f"{name}/{metric}", value, sync_dist=True)  # equal on all already
-                    overall.setdefault(metric, []).append(value)
-                accumulator.reset()
-        for metric, values in overall.items():
-            mean = torch.stack(values).nanmean()
-            self.log(f"{split}/{metric}", mean, prog_bar=metric == "pa_mpjpe", sync_dist=True)
-
-
-def _who(batch: Batch) -> dict[str, np.ndarray]:
-    """Who each labelled person is, with a last row for nobody: (P + 1,) each.
-
-    ``key``, ``index`` of the unit in the test set, ``person`` within the unit.
-    """
-    keys, index = np.asarray(batch["key"]), batch["index"].cpu().numpy()
-    if "image_of_view" in batch:  # of motion, keys are the persons' already
-        persons = batch["person_of_view"].cpu().numpy()
-        _, first = np.unique(persons, return_index=True)
-        keys = keys[batch["image_of_view"].cpu().numpy()[first]]
-    _, first, unit = np.unique(index, return_index=True, return_inverse=True)
-    person = np.arange(len(index)) - first[unit]
-    return {
-        "key": np.append(keys, ""),
-        "index": np.append(index, -1),
-        "person": np.append(person, -1),
-    }
-
-
-def _curves(prediction: Prediction) -> dict[str, np.ndarray]:
-    """``curve<i>_<loss>`` of test-time optimisation, with a last row for nobody: (P + 1,) each."""
-    curve = prediction.extra.get("adapt_keypoints2d")  # (P, num_steps + 1)
-    if curve is None:
-        return {}
-    steps = np.pad(curve.float().cpu().numpy(), ((0, 1), (0, 0)), constant_values=np.nan).T
-    return {f"curve{i}_keypoints2d": values for i, values in enumerate(steps)}
+    def _now_s(self) -> float:
+        """The time, after everything that the device was given is done."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()

@@ -23,6 +23,8 @@ from typing import Any
 import numpy as np
 
 from hmrkit.reporting import columns, page
+from hmrkit.reporting.breakdown import breakdown, mean
+from hmrkit.reporting.breakdown_page import action_table
 from hmrkit.reporting.pictures import sample_picture as sample_picture
 
 SCHEMA_VERSION = 1
@@ -38,6 +40,7 @@ def write_report(
     curves: Sequence[Mapping[str, Any]] = (),
     pictures: Sequence[Picture] = (),
     summaries: Mapping[str, Mapping[str, float]] = MappingProxyType({}),
+    figures: Sequence[tuple[str, str, str, str]] = (),
 ) -> Path:
     """Write the report of one run or one evaluation.
 
@@ -45,12 +48,14 @@ def write_report(
         folder: made if absent; the four files in it are replaced.
         rows: source -> column -> values, see the module.
         meta: facts about the run as plain values. ``method``, ``checkpoint`` and ``protocols``
-            (source -> name) have a place of their own; ``config`` is folded away; everything else
-            (``checkpoint_sha256``, ``seed``, ``versions``, ``wall_time_s`` ...) is listed.
+            (source -> name) have a place of their own, as have ``protocols_in_words`` and
+            ``joint_names`` (source -> names of the columns of ``_joint_mm``); ``config`` is folded
+            away; everything else (``checkpoint_sha256``, ``seed``, ``versions`` ...) is listed.
         curves: rows of the CSV logger: ``step``, ``train/...``, ``val/...``; blanks allowed.
         pictures: (group, source, caption, (H, W, 3) uint8 RGB), group ``worst``, ``median`` or
             ``best``.
         summaries: source -> metric -> number of the whole source, with ``baseline_<metric>``.
+        figures: (group, source, caption, HTML of ``render.viewer.figure``).
 
     Returns:
         The path of ``report.html``, one file that needs nothing else.
@@ -68,7 +73,7 @@ def write_report(
         folder / "rows.npz",
         **{f"{s}/{c}": np.asarray(v) for s, table in rows.items() for c, v in table.items()},
     )
-    html = page.render_page(report, rows, curves, pictures)
+    html = page.render_page(report, rows, curves, pictures, figures)
     (folder / "report.html").write_text(html, encoding="utf-8")
     return folder / "report.html"
 
@@ -87,12 +92,13 @@ def make_report(
 
     Returns:
         ``{"schema_version", "method", "checkpoint", "tests": {source: {"num_samples", "protocol",
-        "metrics": {metric: {"value", "unit", "baseline", "ratio", "median", "num_failed",
-        "num_unlabelled", "stages"?}}, "adaptation"?: {"before": {metric: value}, "curves": {loss:
-        [...]}}}}, "meta"}``; a mean over no value is None.
+        "protocol_in_words", "metrics": {metric: {"value", "unit", "baseline", "ratio", "median",
+        "num_failed", "num_unlabelled", "stages"?}}, "breakdown": see ``breakdown``,
+        "adaptation"?: {"before": {metric: value}, "curves": {loss: [...]}}}}, "meta"}``; a mean
+        over no value is None.
     """
-    protocols = meta.get("protocols") or {}
-    own = ("method", "checkpoint", "protocols")
+    own = ("method", "checkpoint", "protocols", "protocols_in_words", "joint_names")
+    protocols, words, joint_names = ((meta.get(name) or {}) for name in own[2:])
     return {
         "schema_version": SCHEMA_VERSION,
         "method": meta.get("method"),
@@ -101,6 +107,10 @@ def make_report(
             source: _summary(
                 source, table, str(protocols.get(source, "")), summaries.get(source, {})
             )
+            | {
+                "protocol_in_words": str(words.get(source, "")),
+                "breakdown": breakdown(table, joint_names.get(source, ())),
+            }
             for source, table in rows.items()
         },
         "meta": _plain({k: v for k, v in meta.items() if k not in own}),
@@ -203,22 +213,22 @@ def _adaptation(table: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any
         steps = np.stack([np.asarray(table[name], dtype=np.float64) for name in found])
         for i in range(len(steps) - 2, 0, -1):
             steps[i] = np.where(np.isnan(steps[i]), steps[i + 1], steps[i])
-        curves[loss] = [_mean(step) for step in steps]
-    before = {name: _mean(table[f"stage0_{name}"]) for name in names if f"stage0_{name}" in table}
+        curves[loss] = [mean(step) for step in steps]
+    before = {name: mean(table[f"stage0_{name}"]) for name in names if f"stage0_{name}" in table}
     return {"before": before, "curves": curves}
 
 
 def _metric_summary(table: Mapping[str, Any], name: str) -> dict[str, Any]:
     values = np.asarray(table[name], dtype=np.float64)
     stages = columns.stage_names(table, name)
-    value = _mean(values)
-    summary = _entry(name, value, _mean(table.get(f"baseline_{name}", ()))) | {
+    value = mean(values)
+    summary = _entry(name, value, mean(table.get(f"baseline_{name}", ()))) | {
         "median": float(np.median(values[np.isfinite(values)])) if value is not None else None,
         "num_failed": int(np.isinf(values).sum()),
         "num_unlabelled": int(np.isnan(values).sum()),
     }
     if stages:
-        summary["stages"] = [_mean(table[column]) for column in stages]
+        summary["stages"] = [mean(table[column]) for column in stages]
     return summary
 
 
@@ -235,14 +245,15 @@ def _entry(name: str, value: float | None, baseline: float | None) -> dict[str, 
     }
 
 
-def _mean(values: Any) -> float | None:
-    """Mean over the labelled persons; None if there are none, or if a prediction failed.
-
-    A failure has no number, and leaving it out would reward failing.
-    """
-    values = np.asarray(values, dtype=np.float64)
-    labelled = values[~np.isnan(values)]
-    return float(labelled.mean()) if len(labelled) and np.isfinite(labelled).all() else None
+def means(table: Mapping[str, Any]) -> dict[str, float]:
+    """Means of a source's metrics and of their baselines: infinite where a prediction failed."""
+    names = columns.metric_names(table)
+    found = {}
+    for name in [*names, *(f"baseline_{name}" for name in names)]:
+        values = np.asarray(table.get(name, ()), dtype=np.float64)
+        if len(labelled := values[~np.isnan(values)]):
+            found[name] = float(labelled.mean())
+    return found
 
 
 def _markdown(report: Mapping[str, Any]) -> str:
@@ -253,6 +264,13 @@ def _markdown(report: Mapping[str, Any]) -> str:
         for name, value in facts.items()
         if name != "config" and value is not None and not isinstance(value, dict | list)
     ]
+    for source, test in report["tests"].items():
+        if test["protocol_in_words"]:
+            lines += ["", f"{source}: {test['protocol_in_words']}."]
+        if header_and_lines := action_table(test["breakdown"]):
+            header, body = header_and_lines
+            rule = ["---", *("---:" for _ in header[1:])]
+            lines += ["", *(f"| {' | '.join(line)} |" for line in [header, rule, *body])]
     lines += ["", "`mean pose` is the error of the body's mean pose on the same samples.", ""]
     return "\n".join(lines)
 

@@ -1,17 +1,13 @@
 """Compose -> build -> run: what ``train`` and ``eval`` do, as functions that tests call too."""
 
 import csv
-import hashlib
-import importlib.metadata
 import logging
-import platform
 import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
@@ -20,15 +16,16 @@ from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch.distributed.fsdp import FSDPModule
 
-from hmrkit import configs, report
-from hmrkit.checkpoints import build_module, load_checkpoint, set_adapt
+from hmrkit import configs
+from hmrkit.checkpoints import build_module, convert_official, load_checkpoint, set_adapt
 from hmrkit.data.datamodule import DataModule
 from hmrkit.data.machine import auto_workers, num_cores
 from hmrkit.evaluation import build_protocol
 from hmrkit.initial_weights import set_initial_weights
 from hmrkit.module import HMRModule
-from hmrkit.reporting import columns as columns_of_report
-from hmrkit.types import Batch
+from hmrkit.scoring.predictions import WritePredictions
+from hmrkit.scoring.recorded import recorded_module
+from hmrkit.scoring.run import score
 from hmrkit.weight_files import read_checkpoint
 
 log = logging.getLogger(__name__)
@@ -126,24 +123,31 @@ def fit_and_test(config: DictConfig) -> dict[str, float]:
         module = build_module(plain)
         module.load_state_dict(read_checkpoint(last)["state_dict"])
     if config.test:
-        metrics |= _test(config, module, datamodule, last, timing)
+        trainer = build_trainer(config, folder, is_test=True)
+        metrics |= _test(config, trainer, module, datamodule, last, timing=timing)
     return metrics
 
 
 def test_checkpoint(config: DictConfig) -> dict[str, float]:
-    """Score a checkpoint (composed ``eval.yaml``) and write its report, or what is submitted.
+    """Score a checkpoint, or predictions from a file, and write the report (``eval.yaml``).
+
+    With ``submission``, write what is submitted instead.
 
     Returns:
         Every ``test/...`` metric by name.
 
     Raises:
         FileNotFoundError: no such checkpoint.
+        ValueError: if there is nothing to score, or two things.
     """
-    path = Path(config.checkpoint)
-    if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}: give checkpoint=<file.ckpt>")
-    changes = {"body": config.body, "data": config.data, "model": config.get("model") or {}}
-    module = load_checkpoint(path, changes, config.trusted)
+    if (config.checkpoint is None) == (config.predictions is None):
+        raise ValueError(
+            "give checkpoint=<file.ckpt>, a network to be scored, or predictions=<file>, what one "
+            "has said"
+        )
+    nodes = {name: config.get(name) for name in ("body", "data", "model")}
+    changes = {name: configs.to_plain(node) if node else {} for name, node in nodes.items()}
+    path, module = _module_to_score(config, changes)
     set_adapt(module, config.get("adapt"))
     mix, submission = configs.to_plain(config.mix), config.get("submission")
     if submission is not None:  # the sources whose labels a server keeps
@@ -155,115 +159,57 @@ def test_checkpoint(config: DictConfig) -> dict[str, float]:
     datamodule.prepare_data()
     datamodule.setup("test")
     _check_bodies(datamodule, module)
+    trainer = build_trainer(config, Path(config.run_dir), is_test=True)
     if submission is not None:
-        trainer = build_trainer(config, Path(config.run_dir), is_test=True)
         trainer.callbacks.append(instantiate(submission.writer))
         trainer.predict(module, datamodule, return_predictions=False)
         return {}
-    return _test(config, module, datamodule, path, {})
+    if config.predictions_out is not None:
+        trainer.callbacks.append(WritePredictions(config.predictions_out))
+    adapt = config.get("adapt")
+    options = {**changes, "adapt": None if adapt is None else configs.to_plain(adapt)}
+    return _test(
+        config,
+        trainer,
+        module,
+        datamodule,
+        path,
+        options={k: configs.merge({}, v) for k, v in options.items() if v},
+        resume=config.resume,
+        save_every_s=config.save_every_s,
+    )
+
+
+def _module_to_score(config: DictConfig, changes: dict[str, Any]) -> tuple[Path, HMRModule]:
+    """The file that is scored, and what predicts: a network, or the file's predictions."""
+    if config.predictions is not None:
+        path = Path(config.predictions)
+        return path, recorded_module(path, changes, config.trusted)
+    path = Path(config.checkpoint)
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}: give checkpoint=<file.ckpt>")
+    if config.official is None:
+        return path, load_checkpoint(path, changes, config.trusted)
+    node = configs.load_config("train", [f"model={config.official}", "run_dir=run"])
+    for name, change in changes.items():
+        OmegaConf.update(node, name, change, merge=True, force_add=True)
+    options = configs.to_plain(config.options)
+    return path, convert_official(config.official, path, node, **options)
 
 
 def _test(
     config: DictConfig,
+    trainer: pl.Trainer,
     module: HMRModule,
     datamodule: DataModule,
     checkpoint: Path,
-    timing: dict[str, float],
+    **options: Any,
 ) -> dict[str, float]:
     """Run the test loop, then write and print the report (rank zero)."""
     folder = Path(config.run_dir)
-    trainer = build_trainer(config, folder, is_test=True)
     _set_threads(config.threads, trainer, datamodule.num_workers)
-    started = time.perf_counter()
-    trainer.test(module, datamodule, verbose=False)
-    timing = {**timing, "test_s": round(time.perf_counter() - started, 1)}
-    metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("test/")}
-    rows = _gather_rows(module)
-    summaries = {name: module.protocols[name].summary(rows[name]) for name in rows}
-    for name, summary in summaries.items():
-        metrics |= {f"test/{name}/{metric}": value for metric, value in summary.items()}
-    if trainer.is_global_zero:
-        pictures = _pictures(module, datamodule, rows, config.num_pictures)
-        meta = _meta(module, datamodule, checkpoint, timing)
-        path = report.write_report(folder, rows, meta, _curves(folder), pictures, summaries)
-        log.info("\n%s\nreport: %s", report.format_table(path.parent / "report.json"), path)
-    return metrics
-
-
-def _gather_rows(module: HMRModule) -> dict[str, dict[str, np.ndarray]]:
-    """Per-person columns of every process, in the order of the test set."""
-    mine = module.rows
-    parts = [mine]
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        parts = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(parts, mine)
-    rows = {}
-    for source in mine:
-        chunks = [chunk for part in parts for chunk in part.get(source, [])]
-        columns = {k: np.concatenate([c[k] for c in chunks]) for k in chunks[0]}
-        order = np.argsort(columns["index"], kind="stable")
-        rows[source] = {k: v[order] for k, v in columns.items()}
-    return rows
-
-
-def _pictures(module: HMRModule, datamodule: Any, rows: dict, num: int) -> list[tuple]:
-    """Overlays of the worst, median and best persons of every test source."""
-    pictures = []
-    module.eval()
-    for source, columns in rows.items():
-        error = "pa_mpjpe" if "pa_mpjpe" in columns else columns_of_report.metric_names(columns)[0]
-        measure = columns_of_report.metric(error)
-        for group, picked in report.pick_samples(columns[error], num).items():
-            for row in picked:
-                unit = columns["index"][row]
-                person = int(columns["person"][row])
-                batch = datamodule.test_batch(source, [int(unit)])
-                batch = module.transfer_batch_to_device(batch, module.device, 0)
-                prediction = module.protocols[source].shown(module.predict(batch))
-                if _has_row_per_view(batch, columns["index"] == unit):
-                    view = int((columns["index"][:row] == unit).sum())
-                else:
-                    view = _first_view(batch, person)
-                picture = report.sample_picture(batch, prediction, module.body, view)
-                value = f"{columns[error][row]:.{max(0, measure.decimals - 1)}f} {measure.unit}"
-                caption = f"{columns['key'][row]}: {measure.title} {value}"
-                pictures.append((group, source, caption, picture))
-    return pictures
-
-
-def _has_row_per_view(batch: Batch, is_of_unit: np.ndarray) -> bool:
-    """Whether the rows of a unit are the views of its people, of which they have several."""
-    owner = batch.get("person_of_view")
-    is_rig = owner is not None and len(owner) != len(batch["has_pose"])
-    return is_rig and int(is_of_unit.sum()) == len(owner)
-
-
-def _first_view(batch: Batch, person: int) -> int:
-    """The row of a person's first view; without images, of the person."""
-    if "person_of_view" not in batch or person < 0:
-        return person
-    return int((batch["person_of_view"] == person).int().argmax())
-
-
-def _meta(
-    module: HMRModule, datamodule: Any, checkpoint: Path, timing: dict[str, float]
-) -> dict[str, Any]:
-    """What a reader needs to trust the numbers: who, with what, on what."""
-    packages = ("torch", "pytorch-lightning", "numpy", "opencv-python-headless", "hmrkit")
-    is_file = checkpoint.is_file()
-    return {
-        "method": type(module.net).__name__.lower(),
-        "checkpoint": str(checkpoint),
-        "checkpoint_sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest() if is_file else "",
-        "body": module.body.name,
-        "protocols": {name: protocol.name for name, protocol in module.protocols.items()},
-        "config": module.config,
-        "skipped_records": {" ".join(k): n for k, n in datamodule.bad_counts().items()},
-        "versions": {"python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in packages},
-        "num_parameters": sum(p.numel() for p in module.net.parameters()),
-        "timing": timing,
-    }
+    options = {"curves": _curves(folder), "num_pictures": config.num_pictures, **options}
+    return score(trainer, module, datamodule, folder, checkpoint, **options)
 
 
 def _curves(folder: Path) -> list[dict[str, float]]:

@@ -16,12 +16,13 @@ from hmrkit import metrics
 from hmrkit.body import joints
 from hmrkit.body.gendered import GenderedBodies
 from hmrkit.body.smpl import SMPL
-from hmrkit.evaluation import Protocol, label_mesh, mean_pose_mesh, person_metrics
+from hmrkit.evaluation import Protocol, label_mesh, mean_pose_mesh, person_metrics, prefixed
 from hmrkit.geometry.cameras import project, transform
 from hmrkit.types import Batch, Body, Mesh, Prediction
 
 _MIN_OVERLAP = 0.1
 _MATCHED = "smpl24"  # the joints by which people are matched
+_SAID = ("joints_px",)  # joints in the image that are not those of the body
 _TOO_NEAR = 1e-6  # m, added to depths before they are divided by, as upstream does
 
 
@@ -79,11 +80,24 @@ class SceneProtocol(Protocol):
         person, label = match_scenes(found, mesh, batch, labels, self.min_overlap)
         rows = self._rows(_pick(mesh, person), labels, batch, body_model, label)
         detections = _detections(len(found.body.betas), len(batch["has_pose"]), label)
-        nobody = torch.full((len(mesh.joints) - len(person),), torch.nan, device=label.device)
-        return {name: torch.cat([row, nobody]) for name, row in rows.items()} | detections
+        num_wrong = len(mesh.joints) - len(person)
+        rows = {
+            name: torch.cat([row, row.new_full((num_wrong, *row.shape[1:]), torch.nan)])
+            for name, row in rows.items()
+        }
+        assert found.score is not None
+        is_wrong = torch.ones_like(found.score, dtype=torch.bool).index_fill(0, person, False)
+        missed = found.score.new_full((len(batch["has_pose"]),), torch.nan)
+        score = missed.index_copy(0, label, found.score[person])
+        rows["_score"] = torch.cat([score, found.score[is_wrong]])
+        return rows | detections
 
     def summary(self, columns: Mapping[str, np.ndarray]) -> dict[str, float]:
-        """F1, and the errors over it, rounded as AGORA's tables are."""
+        """F1, the errors over it, rounded as AGORA's tables are, and the calibration of the score.
+
+        ``ece``: the expected calibration error of the scores as chances that somebody is there, in
+        percent, over ten bins of those who count as found.
+        """
         if "recall" not in columns:
             return {}
         recall, precision = columns["recall"], columns["precision"]
@@ -95,7 +109,22 @@ class SceneProtocol(Protocol):
                 values = columns[prefix + name]
                 error_mm = float(np.nanmean(values)) if num_found else float("inf")
                 numbers[prefix + normalized] = normalized_error(error_mm, f1)
+        if "_score" in columns:
+            is_found = ~np.isnan(precision)
+            score = np.asarray(columns["_score"])[is_found]
+            numbers["ece"] = 100 * calibration_error(score, precision[is_found])
         return numbers
+
+    def labels_in_words(self) -> str:
+        """See ``Protocol.labels_in_words``."""
+        bodies = "a body of the run's" if self.bodies is None else "the body of their gender"
+        surface = "all vertices" if self.vertices is None else f"the vertices in {self.vertices}"
+        return (
+            f"labels: the labelled body as {bodies}; who scores above {self.min_score} is found, "
+            "and is matched to the labels by the joints in the image (boxes that overlap by "
+            f"{self.min_overlap}, nearest first); errors of people who are found, over {surface}; "
+            "F1, precision and recall to two digits before NMJE and NMVE, as AGORA rounds"
+        )
 
     def _label_mesh(self, batch: Batch, body_model: SMPL) -> Mesh:
         if self.bodies is None:
@@ -125,9 +154,9 @@ class SceneProtocol(Protocol):
             if self.vertices is not None:
                 values["pve"] = self._surface_error(posed, target, body_model)
             values["pa_pve"] = metrics.pa_mpjpe_mm(posed.vertices, surface)
-            for name, value in values.items():
-                empty = value.new_full((len(batch["has_pose"]),), torch.nan)
-                rows[prefix + name] = empty.index_copy(0, label, value)
+            for name, value in prefixed(prefix, values).items():
+                empty = value.new_full((len(batch["has_pose"]), *value.shape[1:]), torch.nan)
+                rows[name] = empty.index_copy(0, label, value)
         return rows
 
     def _surface_error(self, mesh: Mesh, labels: Mesh, body_model: SMPL) -> Tensor:
@@ -141,10 +170,28 @@ class SceneProtocol(Protocol):
         return metrics.pve_mm(own[:, rows], other[:, rows])
 
 
+def calibration_error(score: np.ndarray, is_right: np.ndarray, num_bins: int = 10) -> float:
+    """Expected calibration error (Guo et al. 2017): mean gap of score and share, over equal bins.
+
+    Args:
+        score: (N,) in [0, 1].
+        is_right: (N,) 1 or 0.
+        num_bins: of the unit interval.
+
+    Returns:
+        In [0, 1]; NaN without anybody, or if a score is not in [0, 1].
+    """
+    if not len(score) or not ((score >= 0) & (score <= 1)).all():
+        return float("nan")
+    place = np.minimum((score * num_bins).astype(int), num_bins - 1)
+    gaps = np.bincount(place, weights=score - is_right, minlength=num_bins)
+    return float(np.abs(gaps).sum() / len(score))
+
+
 def detected(prediction: Prediction, min_score: float) -> Prediction:
     """The people of a prediction whose score is above a threshold.
 
-    Meshes, stages and what a method says beside people are left out.
+    Meshes, stages and what a method says beside people and joints are left out.
     """
     assert prediction.score is not None
     assert prediction.image_of_person is not None
@@ -158,6 +205,7 @@ def detected(prediction: Prediction, min_score: float) -> Prediction:
         intrinsics_crop=prediction.intrinsics_crop[kept],
         score=prediction.score[kept],
         image_of_person=prediction.image_of_person[kept],
+        extra={name: prediction.extra[name][kept] for name in _SAID if name in prediction.extra},
     )
 
 
@@ -189,7 +237,9 @@ def match_scenes(
 
 
 def found_joints_px(found: Prediction, mesh: Mesh, batch: Batch) -> Tensor:
-    """Joints (N, 24, 2) of found people, px of the input."""
+    """Joints (N, 24, 2) of found people, px of the input; as said, where they are said apart."""
+    if "joints_px" in found.extra:
+        return found.extra["joints_px"]
     points = mesh.joints + found.transl_cam[:, None]
     points = points + points.new_tensor([0.0, 0.0, _TOO_NEAR])
     size_px = batch["input_size"][found.image_of_person].flip(-1).float()

@@ -85,6 +85,7 @@ class Batch(TypedDict, total=False):
     key: list[str]  # (I,) or, for motion, (P,)
     source: list[str]  # same length as key
     index: Tensor  # (P,) int64, position in the source; evaluation only
+    unit: Tensor  # (n,) int64, positions of all that was read, also of images of nobody; likewise
     image: Tensor  # (I, 3, H, W): uint8 out of the loader, normalised float once on the device
     input_size: Tensor  # (I, 2) int64 valid height, width of image
     full_size: Tensor  # (I, 2) int64 height, width of the source image
@@ -104,6 +105,8 @@ class Batch(TypedDict, total=False):
     has_betas: Tensor  # (P,) bool
     has_transl: Tensor  # (P,) bool
     gender: Tensor  # (P,) int64
+    person_id: Tensor  # (P,) int64, stable within a clip
+    visible_fraction: Tensor  # (O,) seen share of the person's pixels; NaN if unknown
     has_exact_labels: Tensor  # (P,) bool, the labels there are were measured, not fitted
     prior: Body  # real bodies, not of these images (N,); training with mix.prior only
 

@@ -93,13 +93,13 @@ def test_the_official_test_sets_are_scored_as_far_as_they_are_there(
     write_coco(tmp_path / "download", tmp_path / "datasets")
     done = program("prepare", "source=coco_2014_spin_val", "input=download")
     assert done.returncode == 0, done.stderr
-    run = [f"checkpoint=runs/pymaf_tiny/{LAST}", "mix=pymaf_test", "output=scored", "threads=1"]
+    run = [f"checkpoint=runs/pymaf_tiny/{LAST}", "eval=pymaf", "output=scored", "threads=1"]
     refused = program("eval", *run)
     assert refused.returncode == 2
     assert "source=3dpw_spin_test" in refused.stderr  # the command that makes it
     done = program("eval", *run, "mix.allow_missing=true")
     assert done.returncode == 0, done.stderr
-    scores = json.loads((tmp_path / "scored/report.json").read_text())["tests"]["coco"]
+    scores = json.loads((tmp_path / "scored/report.json").read_text())["tests"]["coco_ap_pymaf"]
     assert scores["num_samples"] == 3
     assert scores["metrics"]["ap"]["unit"] == "%"
     assert 0 <= scores["metrics"]["ap"]["value"] <= 100

@@ -112,10 +112,11 @@ def views_per_image(shards: ShardSet) -> np.ndarray:
 def collate_units(
     samples: Sequence[Sample], units: Sequence[int], exact_sources: Collection[str] = ()
 ) -> Batch:
-    """Collate whole units and say for every person of which unit they are, ``index`` (P,)."""
+    """Collate whole units; say which, ``unit`` (n,), and of which everybody is, ``index`` (P,)."""
     num_people = [len(sample["has_pose"]) for sample in samples]
     index = torch.from_numpy(np.repeat(np.asarray(units, np.int64), num_people))
-    return {**collate(samples, exact_sources), "index": index}
+    unit = torch.from_numpy(np.asarray(units, np.int64))
+    return {**collate(samples, exact_sources), "index": index, "unit": unit}
 
 
 class TrainBatches(Dataset[Batch]):
@@ -206,6 +207,15 @@ class EvalBatches(Dataset[Batch]):
     All ranks have the same number of batches, whose sizes differ by one at most: with distributed
     training a rank with fewer batches would leave the others waiting in a collective for ever.
 
+    Args:
+        shards: the source.
+        cut: makes samples.
+        batch_size: per process.
+        rank: of this process, of ``world_size``.
+        world_size: number of processes.
+        bad: counters.
+        done: units that an earlier try has evaluated: they are left out.
+
     Raises:
         ValueError: if there are fewer units than processes.
     """
@@ -218,17 +228,19 @@ class EvalBatches(Dataset[Batch]):
         rank: int,
         world_size: int,
         bad: BadRecords,
+        done: Collection[int] = (),
     ) -> None:
         self.reader, self.bad = UnitReader(shards, cut), bad
-        total = num_units(shards, cut)
-        if total < world_size:
+        left = np.setdiff1d(np.arange(num_units(shards, cut)), np.asarray(done, np.int64))
+        total = len(left)
+        if total < world_size and not (total == 0 and len(done)):
             raise ValueError(
                 f"source {shards.name!r}: {total} units for {world_size} processes: "
                 "evaluate with trainer.devices=1"
             )
         largest = -(-total // world_size)
         num_batches = min(-(-largest // batch_size), total // world_size)
-        self.units = np.array_split(np.arange(rank, total, world_size), num_batches)
+        self.units = np.array_split(left[rank::world_size], num_batches) if total else []
 
     def __len__(self) -> int:
         return len(self.units)

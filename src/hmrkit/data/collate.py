@@ -75,6 +75,7 @@ def _persons(samples: Sequence[Sample], num_persons: Sequence[int]) -> Batch:
         "keypoints_world": _keypoints(samples, "keypoints_world", num_persons, owners),
         "has_transl": torch.from_numpy(np.isfinite(joined["transl"]).all(axis=1)),
         **{name: torch.from_numpy(joined[name]) for name in ("has_pose", "has_betas", "gender")},
+        **_if_known(samples, "person_id"),
     }
 
 
@@ -97,6 +98,7 @@ def _views(
         second["keypoint_crop_to_img"] = torch.from_numpy(maps)
     return {
         **second,
+        **_if_known(samples, "visible_fraction"),
         "image": _images(samples, "input_image"),
         "image_of_view": image_of_view,
         "intrinsics_of_view": torch.from_numpy(
@@ -106,6 +108,13 @@ def _views(
         "keypoints_crop": _keypoints(samples, "keypoints_crop", num_views, owners),
         **{name: torch.from_numpy(array) for name, array in joined.items()},
     }
+
+
+def _if_known(samples: Sequence[Sample], name: str) -> Batch:
+    """A field that no network needs; made-up samples may lack it."""
+    if not all(name in sample for sample in samples):
+        return {}
+    return {name: torch.from_numpy(np.concatenate([sample[name] for sample in samples]))}  # type: ignore[misc]
 
 
 def _offset(samples: Sequence[Sample], name: str, counts: Sequence[int]) -> Tensor:

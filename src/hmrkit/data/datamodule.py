@@ -127,6 +127,7 @@ class DataModule(pl.LightningDataModule):
         self._opening = Opening(cut, self.required_labels, cache_dir, stream_options)
         self._opened: dict[tuple[str, str], ShardSet | RemoteStream] = {}  # by split and name
         self._has_dropped = False
+        self.done: dict[str, Any] = {}  # units of test sources that are scored already
         self.origin = (0, 0)  # (batch number, sample number) from where batches are counted
         self._bad: list[BadRecords] = []
 
@@ -377,10 +378,11 @@ class DataModule(pl.LightningDataModule):
         for name, shards in self.sources[split].items():
             units = -(-num_units(shards, self.cut) // world_size)
             bad = self._counters({name: shards}, [units], workers)
-            batches = EvalBatches(shards, self.eval_cut, self.batch_size, rank, world_size, bad)
-            loaders.append(
-                self._loader(batches, Steps(len(batches), lambda: 0), workers, is_kept=False)
-            )
+            done = self.done.get(name, ()) if split == "test" else ()
+            share = (self.batch_size, rank, world_size, bad, done)
+            batches = EvalBatches(shards, self.eval_cut, *share)
+            steps = Steps(len(batches), lambda: 0)
+            loaders.append(self._loader(batches, steps, workers, is_kept=False))
         return loaders
 
     def _loader(self, dataset: Any, steps: Steps, workers: int, is_kept: bool) -> BatchLoader:

@@ -18,12 +18,16 @@ class Metric:
     decimals: int = 1
 
 
+NAMING = ("key", "index", "person", "sequence", "action")  # columns that say who a row is
+
 _METRICS = {
     "mpjpe": Metric("MPJPE"),
     "pa_mpjpe": Metric("PA-MPJPE"),
     "pve": Metric("PVE"),
     "pa_pve": Metric("PA-PVE"),
     "accel": Metric("acceleration error", "mm/frame²"),
+    "jitter": Metric("jitter", "mm/frame³"),
+    "label_jitter": Metric("jitter of the labels", "mm/frame³"),
     "pck": Metric("PCK", "%"),
     "auc": Metric("AUC", "%"),
     "pa_pck": Metric("PA-PCK", "%"),
@@ -33,6 +37,7 @@ _METRICS = {
     "precision": Metric("precision", "share", 2),
     "recall": Metric("recall", "share", 2),
     "f1": Metric("F1", "share", 2),
+    "ece": Metric("calibration error of the score", "%"),
     "nmje": Metric("NMJE"),
     "nmve": Metric("NMVE"),
     "kpl2": Metric("weighted squared 2D distance", "crop side²", 4),
@@ -63,7 +68,7 @@ def metric_names(columns: Mapping[str, Any]) -> list[str]:
     return [
         name
         for name in columns
-        if name not in ("key", "index", "person")
+        if name not in NAMING
         and not name.startswith(("_", "baseline_"))
         and not _STAGE.match(name)
         and not _CURVE.match(name)

@@ -1,4 +1,4 @@
-"""report.html: one file that opens offline, in a light and a dark theme, without scripts."""
+"""report.html: one file that opens offline, in a light and a dark theme."""
 
 import html
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 from omegaconf import OmegaConf
 
+from hmrkit.render import viewer
 from hmrkit.reporting import charts, columns
+from hmrkit.reporting.breakdown_page import action_section, circumstance_section, joint_section
 from hmrkit.reporting.parts import data_uri, facts, fill_page, section, table
 from hmrkit.reporting.pictures import PANELS
 
@@ -19,6 +21,7 @@ def render_page(
     rows: Mapping[str, Mapping[str, Any]],
     curves: Sequence[Mapping[str, Any]],
     pictures: Sequence[tuple[str, str, str, np.ndarray]],
+    figures: Sequence[tuple[str, str, str, str]] = (),
 ) -> str:
     """The whole page.
 
@@ -27,20 +30,29 @@ def render_page(
         rows: per-person columns of each source, for the histograms.
         curves: rows of the CSV logger.
         pictures: (group, source, caption, (H, W, 3) uint8 RGB).
+        figures: (group, source, caption, HTML of ``render.viewer.figure``).
     """
     title = f"{report['method'] or 'hmrkit'}: report"
     subtitle = f"checkpoint <code>{html.escape(report['checkpoint'] or 'not saved')}</code>"
     sections = [
         *(_headline(source, test) for source, test in report["tests"].items()),
         section("Numbers", _numbers(report)),
+        section(
+            "Protocols", facts({s: t["protocol_in_words"] for s, t in report["tests"].items()})
+        ),
+        section("By action", action_section(report)),
         section("Stages", _stages(report)),
         section("Test-time optimisation", _adaptation(report)),
         section("Learning curves", _curves(report, curves)),
         section("Error histograms", _histograms(rows)),
+        section("By joint", joint_section(report)),
+        section("By rarity of the pose, size, occlusion", circumstance_section(report)),
+        section("To turn", _turntables(figures)),
         f'<p class="soft">Pictures below, left to right: {PANELS}.</p>' if pictures else "",
         *(_gallery(group, pictures) for group in _GROUPS),
         section("The run", facts({k: v for k, v in report["meta"].items() if k != "config"})),
         _config(report["meta"].get("config")),
+        viewer.script() if figures else "",
     ]
     return fill_page(title, subtitle, sections)
 
@@ -206,6 +218,16 @@ def _gallery(group: str, pictures: Sequence[tuple[str, str, str, np.ndarray]]) -
         if of_group == group
     ]
     return section(_GROUPS[group], f'<div class="shots">{"".join(shots)}</div>' if shots else "")
+
+
+def _turntables(figures: Sequence[tuple[str, str, str, str]]) -> str:
+    """Prediction and label of one person of each group, about the pelvis, turned by hand."""
+    shots = [
+        f"<figure>{figure}<figcaption><span>{group}: {html.escape(caption)}</span>"
+        f'<span class="soft">{html.escape(source)}</span></figcaption></figure>'
+        for group, source, caption, figure in figures
+    ]
+    return f'<div class="turn">{"".join(shots)}</div>' if shots else ""
 
 
 def _config(config: Mapping[str, Any] | None) -> str:

@@ -46,6 +46,22 @@ def table(
     return f'<div class="table"><table>{row("th", header)}{body}</table></div>'
 
 
+def bars(title: str, values: Mapping[str, float | None], unit: str) -> str:
+    """A list of names with a bar and a number each; None has no bar."""
+    highest = max((v for v in values.values() if v is not None), default=0.0) or 1.0
+    lines = [
+        f"<div><span>{html.escape(name.replace('_', ' '))}</span>"
+        f'<i style="width:{100 * (value or 0) / highest:.1f}%"></i>'
+        f"<b>{'-' if value is None else f'{value:.1f}'}</b></div>"
+        for name, value in values.items()
+    ]
+    return (
+        f"<figure><figcaption>{html.escape(title)}"
+        f'<span class="legend">{html.escape(unit)}</span></figcaption>'
+        f'<div class="bars">{"".join(lines)}</div></figure>'
+    )
+
+
 def facts(values: Mapping[str, Any]) -> str:
     """A table of names and values, nested ones flattened, None left out."""
     lines = []

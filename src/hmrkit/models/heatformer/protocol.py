@@ -8,6 +8,7 @@ of the one body per person that hmrkit makes of the views, the same in the rows 
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -36,6 +37,8 @@ class ViewProtocol(Protocol):
             both after Procrustes alignment, in percent (MPI-INF-3DHP).
         with_person: also the one body per person in the world.
     """
+
+    extras: ClassVar[tuple[str, ...]] = ("rotmat", "betas", "transl_view")
 
     with_pck: bool = False
     with_person: bool = True
@@ -70,6 +73,15 @@ class ViewProtocol(Protocol):
                 scored = self._person_scores(self._joints(mesh, body_model), world)
                 columns |= {prefix + name: value[person] for name, value in scored.items()}
         return columns
+
+    def labels_in_words(self) -> str:
+        """See ``Protocol.labels_in_words``."""
+        pck = "; PA-PCK below 150 mm and PA-AUC over 1, 6, ... 146 mm" if self.with_pck else ""
+        person = "; and of the one body that all views make of a person" if self.with_person else ""
+        return (
+            "labels: the annotated joints; every view of a person is a sample, in its camera's "
+            f"axes; PVE about the first vertex{pck}{person}"
+        )
 
     def _joints(self, mesh: Mesh, body_model: SMPL) -> Tensor:
         """Joints (N, K, 3) of ``measured_set``."""
@@ -133,6 +145,15 @@ class MaskedViewProtocol(ViewProtocol):
             )
         if len(list(self.root)) != 1 or self._rows()[1][0] not in self._rows()[0]:
             raise ValueError(f"protocol {self.name!r}: the root is one of the scored joints")
+
+    def labels_in_words(self) -> str:
+        """See ``Protocol.labels_in_words``."""
+        regressor = "the body's own" if self.regressor is None else self.regressor
+        return (
+            f"labels: the first {self.num_joints} annotated joints of confidence "
+            f"{self.min_confidence} or more, the others count as errors of 0; predicted joints by "
+            f"{regressor} regressor; every view of a person is a sample, in its camera's axes"
+        )
 
     def _rows(self) -> tuple[list[int], list[int]]:
         rows, root = super()._rows()

@@ -19,6 +19,8 @@ class TokenizerProtocol(Protocol):
     equally often, would be as hard to guess.
     """
 
+    extras = ("code_index",)
+
     def measure(self, prediction: Prediction, batch: Batch, body_model: SMPL) -> dict[str, Tensor]:
         """As ``Protocol``, and the codes (P, T) of each pose."""
         rows = super().measure(prediction, batch, body_model)
