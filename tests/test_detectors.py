@@ -2,10 +2,12 @@
 
 import sys
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
+from hmrkit.infer import videos
 from hmrkit.infer.detectors import Detections, OnnxDetector, SceneDetector, TorchvisionDetector
 from test_infer import made_checkpoint
 
@@ -33,7 +35,8 @@ class FindsRed(torch.nn.Module):
             return low, high
 
         (x1, x2), (y1, y2) = span(by_column, columns), span(by_row, rows)
-        person = torch.stack([x1, y1, x2, y2, torch.tensor(0.8)])
+        score = torch.where(x2 > x1, 0.8, 0.0)
+        person = torch.stack([x1, y1, x2, y2, score])
         other = torch.tensor([1.0, 1, 5, 5, 0.9])
         unsure = torch.tensor([1.0, 1, 9, 9, 0.2])
         return torch.stack([unsure, other, person])[None], torch.tensor([[0, 3, 0]])
@@ -110,3 +113,22 @@ def test_the_largest_people_are_kept_in_their_order():
     assert found.largest(2).ids.tolist() == [5, 7]
     assert found.largest(None, min_height_px=9).ids.tolist() == [4, 5, 6]
     assert found.largest(2, min_height_px=9).scores.tolist() == pytest.approx([0.8, 0.7])
+
+
+def test_the_demo_finds_follows_and_shows_who_is_detected(tmp_path, finds_red, program):
+    made_checkpoint(tmp_path / "last.ckpt")
+    with videos.VideoWriter(tmp_path / "walk.mp4", 10.0, crf=10) as writer:
+        for frame in range(6):
+            writer.write(red_on_grey(box=(20 + 10 * frame, 20, 60 + 10 * frame, 110)))
+    cv2.imwrite(str(tmp_path / "nobody.png"), np.full((60, 80, 3), 120, np.uint8))
+    done = program(
+        *("demo", "checkpoint=last.ckpt", "input=[walk.mp4,nobody.png]", "output=out"),
+        *("detector=onnx", f"detector.path={finds_red}", "formats=[npz,overlay]", "min_frames=3"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "nobody.png: the detector finds nobody" in done.stdout + done.stderr
+    (path,) = (tmp_path / "out" / "walk").glob("*.npz")
+    with np.load(path) as person:
+        assert person["is_seen"].all()
+        np.testing.assert_allclose(person["box_img"][:, 0], 20 + 10 * np.arange(6), atol=4)
+        assert person["score"].tolist() == pytest.approx([0.8] * 6)

@@ -165,6 +165,21 @@ def test_a_phone_format_without_its_library_is_named_with_a_remedy(tmp_path, mon
         inputs.read_image(tmp_path / "a.heic")
 
 
+def test_photos_of_phones_are_read_upright(tmp_path):
+    pillow_heif = pytest.importorskip("pillow_heif")
+    pillow_heif.register_heif_opener()
+    lying = np.zeros((60, 40, 3), np.uint8)
+    lying[:, :20] = 200
+    tags = Image.Exif()
+    tags[0x0112] = 6
+    tags.get_ifd(0x8769)[0xA405] = 26
+    Image.fromarray(lying).save(tmp_path / "a.heic", exif=tags, quality=95)
+    read = inputs.read_image(tmp_path / "a.heic")
+    assert read.shape[:2] == inputs.image_size(tmp_path / "a.heic")
+    assert abs(float(read.mean()) - 100) < 5
+    assert inputs.exif_focal_px(tmp_path / "a.heic") == pytest.approx(26 / 43.27 * 72.11, rel=0.01)
+
+
 # --- boxes ----------------------------------------------------------------------------------------
 
 IMAGES = {"a": Path("in/x/a.jpg"), "b": Path("in/y/b.jpg"), "a_2": Path("in/y/a.jpg")}

@@ -64,7 +64,7 @@ def test_nobody_in_a_frame_is_no_trouble():
 
 def test_half_hidden_people_keep_an_id_and_do_not_begin_one():
     frames = [[box(100, 100)], [box(102, 100)], [box(104, 100), box(300, 100)], [box(106, 100)]]
-    ids = follow(MotionTracker(25.0), frames, [[0.9], [0.2], [0.2, 0.3], [0.9]])
+    ids = follow(MotionTracker(25.0, min_score=0.5), frames, [[0.9], [0.2], [0.2, 0.3], [0.9]])
     assert [row[0] for row in ids] == [1, 1, 1, 1]
     assert ids[2][1] == NOBODY
 

@@ -67,16 +67,27 @@ def _write_pictures(
         drawn = draw.side_view(list(vertices), faces, colors=colors, supersample=config.supersample)
         draw.save_image(exports.named(stem, "_side.jpg"), drawn)
     if "viewer" in config.formats:
-        figure = viewer.figure(
-            list(vertices),
-            faces,
-            colors=colors,
-            intrinsics_img=people["intrinsics_img"],
-            size_hw=image.shape[:2],
-            picture=jpeg(image, _VIEWER_PX),
-        )
-        page = viewer.page(str(people["image"]), figure)
-        exports.named(stem, "_viewer.html").write_text(page, encoding="utf-8")
+        page = exports.named(stem, "_viewer.html")
+        write_page(page, image, vertices, faces, people["intrinsics_img"])
+
+
+def write_page(
+    path: Path,
+    image: np.ndarray,
+    vertices_cam: np.ndarray,
+    faces: np.ndarray,
+    intrinsics_img: np.ndarray,
+) -> None:
+    """Write a page to walk round people (N, V, 3) m, over the picture that their camera took."""
+    figure = viewer.figure(
+        list(vertices_cam),
+        faces,
+        intrinsics_img=intrinsics_img,
+        size_hw=image.shape[:2],
+        picture=jpeg(image, _VIEWER_PX),
+    )
+    title = path.name.removesuffix("_viewer.html")
+    path.write_text(viewer.page(title, figure), encoding="utf-8")
 
 
 def _write_meshes(

@@ -19,6 +19,7 @@ from hmrkit import configs
 from hmrkit.body import joints
 from hmrkit.infer import boxes, exports
 from hmrkit.infer.calibration import RigCamera, read_calibration
+from hmrkit.infer.picture_files import write_page
 from hmrkit.infer.plan import check_formats
 from hmrkit.infer.rig_inputs import RigPictures, check_boxes, find_pictures
 
@@ -62,8 +63,9 @@ class Instant:
 def demo_rig(config: DictConfig) -> dict[str, str]:
     """Run the composed ``demo.yaml`` with a calibration.
 
-    Writes ``<instant>/<camera>_overlay.jpg`` for every view, ``<instant>.npz`` (``RIG_SCHEMA``) and
-    ``<instant>.glb`` or ``.obj`` in the coordinates of the calibration's world, in metres.
+    Writes ``<instant>/<camera>_overlay.jpg`` for every view, ``<instant>_viewer.html`` over that of
+    the first camera, ``<instant>.npz`` (``RIG_SCHEMA``) and ``<instant>.glb`` or ``.obj`` in the
+    coordinates of the calibration's world, in metres.
 
     Returns:
         Instants that gave nothing: name -> reason.
@@ -106,6 +108,8 @@ def _plan(
     """Cameras, pictures and boxes, all checked before anything heavy is loaded."""
     joints.names(config.joint_set)
     check_formats(config)
+    for unused in sorted({"side", "ply", "bvh", "coco", "maps"} & set(config.formats)):
+        log.warning("formats: %s is not of rigs", unused)
     for option in ("checkpoint", "input"):
         if OmegaConf.is_missing(config, option):
             raise ValueError(f"{option} missing: give checkpoint=<file.ckpt> and input=<folder>")
@@ -350,9 +354,12 @@ def _write(
     output.mkdir(parents=True, exist_ok=True)
     vertices, faces = result["vertices_world"], result["faces"]
     colors = PALETTE[np.arange(len(vertices)) % len(PALETTE)]
+    shown = _in_cameras(vertices, result["world_to_camera"])
+    if "viewer" in config.formats:
+        first = cameras[instant.cameras[0]].intrinsics
+        write_page(output / f"{name}_viewer.html", instant.images[0], shown[0], faces, first)
     if "overlay" in config.formats:
         (output / name).mkdir(exist_ok=True)
-        shown = _in_cameras(vertices, result["world_to_camera"])
         for i, camera in enumerate(instant.cameras):
             intrinsics, samples = cameras[camera].intrinsics, config.supersample
             picture = draw.overlay(

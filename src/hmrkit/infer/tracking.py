@@ -53,6 +53,7 @@ class MotionTracker:
         fps: frames per second of the video.
         max_lost_s: for how long somebody may be hidden.
         max_distance: between prediction and box, in heights of the box; grows while hidden.
+        sure_score: of a box that is paired in the first round.
         min_score: of a box that begins a track.
     """
 
@@ -61,10 +62,12 @@ class MotionTracker:
         fps: float,
         max_lost_s: float = 1.5,
         max_distance: float = 0.35,
-        min_score: float = 0.5,
+        sure_score: float = 0.5,
+        min_score: float = 0.0,
     ) -> None:
         self._max_lost = max_lost_s * fps
-        self._max_distance, self._min_score = max_distance, min_score
+        self._max_distance, self._sure_score = max_distance, sure_score
+        self._min_score = min_score
         self._growth = max_distance * 2 / fps  # per hidden frame
         self._tracks: list[_Track] = []
         self._next = 1
@@ -73,7 +76,7 @@ class MotionTracker:
         """Ids (N,) of boxes (N, 4) px with scores (N,); ``NOBODY`` where it has none."""
         states = _boxes_to_states(np.asarray(boxes_img, np.float64).reshape(-1, 4))
         ids = np.full(len(states), NOBODY, np.int64)
-        is_sure = np.asarray(scores) >= self._min_score
+        is_sure = np.asarray(scores) >= self._sure_score
         waiting = list(self._tracks)
         for rows in (np.flatnonzero(is_sure), np.flatnonzero(~is_sure)):
             pairs = self._pair(waiting, states[rows])
@@ -84,7 +87,7 @@ class MotionTracker:
         for track in waiting:
             track.lost += 1
         self._tracks = [track for track in self._tracks if track.lost <= self._max_lost]
-        for row in np.flatnonzero(is_sure & (ids == NOBODY)):
+        for row in np.flatnonzero((np.asarray(scores) >= self._min_score) & (ids == NOBODY)):
             self._tracks.append(_Track(self._next, states[row], np.zeros(4)))
             ids[row] = self._next
             self._next += 1
