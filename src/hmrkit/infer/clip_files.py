@@ -1,6 +1,5 @@
 """The files of one video: what everybody did, drawn and in the forms that other software reads."""
 
-import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -25,8 +24,6 @@ from hmrkit.render.render import PALETTE
 
 _VIEWER_PX = 640  # long side of the video in the page
 _VIEWER_CRF = 28
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -64,8 +61,6 @@ def write_clip(
         config: ``formats``, ``joint_set``, ``supersample``, ``max_seconds``.
     """
     formats = set(config.formats)
-    for unused in sorted(formats & {"maps"}):
-        log.warning("formats: %s is of pictures, not of videos", unused)
     stem.parent.mkdir(parents=True, exist_ok=True)
     colors = PALETTE[[(track.identity - 1) % len(PALETTE) for track in tracks]]
     if "npz" in formats:

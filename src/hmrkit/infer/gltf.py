@@ -155,6 +155,7 @@ def _add_character(file: _File, character: Character, faces: np.ndarray, index: 
     inverse_bind = np.tile(np.eye(4, dtype=np.float32), (len(rest), 1, 1))
     inverse_bind[:, 3, :3] = -rest  # column-major
     skin = {
+        "name": character.name,
         "joints": nodes,
         "skeleton": first,
         "inverseBindMatrices": file.array(inverse_bind),
@@ -172,11 +173,10 @@ def _add_character(file: _File, character: Character, faces: np.ndarray, index: 
     material = file.add("materials", {"pbrMetallicRoughness": surface | {"roughnessFactor": 0.8}})
     primitive = {"attributes": attributes, "indices": index, "material": material}
     mesh = file.add("meshes", {"name": character.name, "primitives": [primitive]})
-    body = file.add(
-        "nodes", {"name": f"{character.name}_mesh", "mesh": mesh, "skin": file.add("skins", skin)}
-    )
-    whole = file.add("nodes", {"name": character.name, "children": [first, body]})
-    file.json["scenes"][0]["nodes"].append(whole)
+    # The standard wants skinned meshes at the root: their place is that of the joints alone.
+    body = {"name": character.name, "mesh": mesh, "skin": file.add("skins", skin)}
+    skeleton = {"name": f"{character.name}_skeleton", "children": [first]}
+    file.json["scenes"][0]["nodes"] += [file.add("nodes", body), file.add("nodes", skeleton)]
     return nodes
 
 

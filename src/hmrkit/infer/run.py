@@ -26,6 +26,12 @@ def demo_pictures(config: DictConfig) -> dict[str, str]:
         ValueError: an option that cannot work, or not one picture that does.
     """
     plan = make_plan(config)
+    for kind, there, what in (
+        ("bvh", plan.images, "videos"),
+        ("maps", plan.videos, "pictures"),
+    ):
+        if kind in config.formats and there:
+            log.warning("formats: %s is of %s alone", kind, what)
     if plan.num_before:
         log.info("%d done by an earlier run: left as they are", plan.num_before)
     skipped = {**plan.skipped, **in_processes(_do_share, config, plan)}
