@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from hmrkit.optimizers import by_part, half_cosine
+from hmrkit.optimizers import by_part, half_cosine, one_cycle
 
 
 def named() -> list[tuple[str, nn.Parameter]]:
@@ -42,3 +42,26 @@ def test_the_rate_rises_then_falls_to_nothing():
     assert rates[50] == pytest.approx(1.0)
     assert rates[100] == pytest.approx(0.0)
     assert all(a > b for a, b in pairwise(rates[4:]))
+
+
+@pytest.mark.parametrize("total_steps", [1, 2, 10, 20, 33])
+def test_one_cycle_stands_runs_of_a_few_steps(total_steps: int):
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = one_cycle(optimizer, max_lr=2.0, total_steps=total_steps, pct_start=0.05)
+    for _ in range(total_steps - 1):
+        optimizer.step()
+        scheduler.step()
+    assert 0 < optimizer.param_groups[0]["lr"] <= 2.0
+
+
+def test_one_cycle_of_a_real_run_is_torchs():
+    rates = []
+    for make in (one_cycle, torch.optim.lr_scheduler.OneCycleLR):
+        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+        scheduler = make(optimizer, max_lr=2.0, total_steps=100, pct_start=0.05)
+        rates.append([])
+        for _ in range(99):
+            rates[-1].append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            scheduler.step()
+    assert rates[0] == rates[1]

@@ -51,3 +51,20 @@ def half_cosine(
         return rise * 0.5 * (1 + math.cos(math.pi * min(1.0, step / total_steps)))
 
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def one_cycle(
+    optimizer: torch.optim.Optimizer, max_lr: float, total_steps: int, pct_start: float
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """``torch.optim.lr_scheduler.OneCycleLR``, also for runs of a few steps.
+
+    That one divides by zero where the rise is one step long: here it is longer.
+
+    Args:
+        optimizer: whose rates rise and fall.
+        max_lr: the highest rate.
+        total_steps: of the run.
+        pct_start: share of the steps in which the rates rise.
+    """
+    share = max(pct_start, min(0.75, 1.5 / total_steps))
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr, total_steps, pct_start=share)
