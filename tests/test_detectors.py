@@ -7,8 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from hmrkit import checkpoints
+from hmrkit.configs import load_config, to_plain
 from hmrkit.infer import videos
 from hmrkit.infer.detectors import Detections, OnnxDetector, SceneDetector, TorchvisionDetector
+from hmrkit.infer.loading import load_for_pictures
+from hmrkit.infer.scenes import predict_scene
 from test_infer import made_checkpoint
 
 
@@ -105,6 +109,39 @@ def test_a_method_of_crops_finds_nobody(tmp_path):
     made_checkpoint(tmp_path / "crops.ckpt")
     with pytest.raises(ValueError, match=r"crops\.ckpt looks at crops"):
         SceneDetector(str(tmp_path / "crops.ckpt"))
+
+
+def made_scene_checkpoint(path):
+    """A small SAT-HMR that believes to see somebody everywhere."""
+    overrides = [
+        *("experiment=sathmr_tiny", "run_dir=run", "model.net.long_side_px=112"),
+        *("model.net.encoder.dim=32", "model.net.encoder.embed.width=4"),
+        "model.net.decoder.dim=32",
+    ]
+    config = to_plain(load_config("train", overrides))
+    torch.manual_seed(0)
+    module = checkpoints.build_module({key: config[key] for key in ("model", "body", "data")})
+    with torch.no_grad():
+        module.net.conf_head.bias += 8.0
+    checkpoints.save_checkpoint(module, path)
+    return str(path)
+
+
+def test_a_method_that_finds_people_is_a_detector_for_the_others(tmp_path):
+    path = made_scene_checkpoint(tmp_path / "scene.ckpt")
+    images = [red_on_grey(), red_on_grey((160, 90), (10, 10, 30, 60))]
+    found = SceneDetector(path, device="cpu")(images)
+    module, cut = load_for_pictures(tmp_path / "scene.ckpt", "cpu")
+    for one, image in zip(found, images, strict=True):
+        ((people,), _) = predict_scene(module, cut, image, [0.5])
+        assert len(one.boxes_img) == len(people["box_img"]) == 8
+        height, width = image.shape[:2]
+        limit = np.float32([width, height, width, height]) - 0.5
+        np.testing.assert_allclose(
+            one.boxes_img, np.clip(people["box_img"], -0.5, limit), atol=0.05
+        )
+        np.testing.assert_allclose(one.scores, people["score"], atol=1e-4)
+        assert (np.diff(one.scores) <= 0).all()
 
 
 def test_the_largest_people_are_kept_in_their_order():

@@ -238,7 +238,8 @@ class SceneDetector:
             height, width = picture.shape[:2]
             limit = np.float32([width, height, width, height]) - 0.5
             inside = np.clip(boxes[image == number], -0.5, limit)
-            found.append(Detections(inside, scores[image == number]))
+            is_seen = (inside[:, 2:] - inside[:, :2]).min(axis=1) > 1  # not beside the picture
+            found.append(Detections(inside[is_seen], scores[image == number][is_seen]))
         return found
 
 

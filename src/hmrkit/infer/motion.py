@@ -99,6 +99,6 @@ def joints_cam(track: Track, body_model: Any, joint_set: str) -> np.ndarray:
     body = track.body()
     device = body_model.mean_pose.device
     on_device = type(body)(*(value.to(device) for value in vars(body).values()))
-    points = body_model.joints(on_device, joint_set).double().cpu()
-    root = body_model.joints(on_device).double().cpu()[:, [PELVIS]]
+    points = body_model.joints(on_device, joint_set).cpu().double()
+    root = body_model.joints(on_device).cpu().double()[:, [PELVIS]]
     return (points - root + track.pelvis_cam[:, None]).numpy()

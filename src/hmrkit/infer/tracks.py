@@ -133,7 +133,7 @@ def jitter(tracks: Sequence[Track], body_model: Any, fps: float) -> float:
     """Mean acceleration of the joints about the pelvis over all people, m/s^2; NaN if unknown."""
     values = []
     for track in tracks:
-        points = body_model.joints(_on(track.body(), body_model)).double().cpu()
+        points = body_model.joints(_on(track.body(), body_model)).cpu().double()
         values.append(acceleration(points - points[:, [PELVIS]], track.is_there, fps))
     return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
 
