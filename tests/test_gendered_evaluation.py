@@ -41,7 +41,7 @@ def make_batch(gender: list[int]) -> dict:
 
 
 def make_protocol(folder: str, **options) -> Protocol:
-    return build_protocol({"_target_": TARGET, **NAMED, "body_models": folder, **options})
+    return build_protocol({**{"_target_": TARGET, **NAMED, "body_models": folder}, **options})
 
 
 def prediction_of(body_model, body: Body) -> Prediction:
@@ -93,6 +93,36 @@ def test_pve_counts_a_shifted_root_in_the_bodys_own_frame_only(folder):
     batch["has_betas"] = torch.tensor([True, False, True])
     rows = make_protocol(folder, pve_origin="body").measure(prediction, batch, neutral)
     assert rows["pve"].isnan().tolist() == [False, True, False]
+
+
+def test_joints_are_read_off_both_posed_meshes_if_one_says_so(folder):
+    bodies, batch = GenderedBodies(folder), make_batch([0, 1, -1])
+    neutral = bodies[-1]
+    options = {"joint_set": "smpl24", "root": ["left_hip", "right_hip"]}
+    prediction = prediction_of(neutral, people())
+    protocol = make_protocol(folder, **options, labelled_joints="regressed")
+    rows = protocol.measure(prediction, batch, neutral)
+    own = bodies[0](people())
+    found, target = (neutral.regress_joints(m.vertices) for m in (prediction.mesh, own))
+    target = torch.cat([target, torch.ones_like(target[..., :1])], dim=-1)
+    hips = joints.index(["left_hip", "right_hip"], "smpl24")
+    expected = metrics.mpjpe_mm(found, target, hips)
+    assert rows["mpjpe"][0].item() == pytest.approx(expected[0].item(), rel=1e-4)
+    assert rows["mpjpe"][2] < 0.01
+    assert "everybody's own gender" in protocol.words().replace("\n", " ")
+    with pytest.raises(Exception, match="joint_set=smpl24"):
+        make_protocol(folder, labelled_joints="regressed")
+
+
+def test_annotated_joints_count_beside_the_vertices_of_a_body(folder):
+    neutral, batch = GenderedBodies(folder)[-1], make_batch([-1, -1, -1])
+    prediction = prediction_of(neutral, people())
+    points = neutral.joints_from_mesh(prediction.mesh, "all") + 5.0  # stand somewhere else
+    points[:, :, 0] *= 1.1
+    batch["keypoints_world"] = torch.cat([points, torch.ones_like(points[..., :1])], dim=-1)
+    rows = make_protocol(folder, labelled_joints="annotated").measure(prediction, batch, neutral)
+    assert (rows["mpjpe"] > 3).all()  # the annotation is wider than the body
+    assert rows["pve"].max() < 0.01  # the labelled body is the predicted one
 
 
 def test_what_cannot_be_is_refused(folder, tmp_path):

@@ -127,3 +127,49 @@ def test_means_weigh_people_and_not_processes(tmp_path):
     mp.spawn(_one_process, (str(tmp_path),), nprocs=2)
     values = [torch.load(tmp_path / f"{rank}.pt")["a"].item() for rank in (0, 1)]
     assert values == [4.0, 4.0]
+
+
+def test_vertex_errors_agree_with_numpy_and_have_gradients_at_no_error():
+    generator = torch.Generator().manual_seed(0)
+    pred, target = torch.randn(2, 7, 50, 3, generator=generator)
+    expected = 1000 * np.linalg.norm(pred.numpy() - target.numpy(), axis=-1).mean(axis=1)
+    np.testing.assert_allclose(metrics.pve_mm(pred, target), expected, rtol=1e-6)
+    same = target.clone().requires_grad_()
+    error = metrics.pve_mm(same, target)
+    assert (error < 1e-9).all()
+    error.sum().backward()
+    assert same.grad.isfinite().all()
+    target[2, 3] = torch.nan  # a vertex without a label
+    pred[4] = torch.nan  # a failed prediction
+    mixed = metrics.pve_mm(pred, target)
+    assert mixed.isinf().tolist() == [i == 4 for i in range(7)]
+    kept = [i for i in range(50) if i != 3]
+    expected = 1000 * np.linalg.norm((pred - target)[2, kept].numpy(), axis=-1).mean()
+    assert mixed[2].item() == pytest.approx(expected, rel=1e-5)
+    assert metrics.pve_mm(pred[:0], target[:0]).shape == (0,)
+
+
+@pytest.mark.parametrize("broken", ["collapsed", "nan", "infinite", "mirrored"])
+def test_a_degenerate_prediction_never_scores_well(broken):
+    generator = torch.Generator().manual_seed(0)
+    points = torch.randn(3, 14, 3, generator=generator)
+    target = torch.cat([points, torch.ones(3, 14, 1)], dim=-1)
+    pred = {
+        "collapsed": torch.zeros_like(points),
+        "nan": torch.full_like(points, torch.nan),
+        "infinite": torch.full_like(points, torch.inf),
+        "mirrored": points * torch.tensor([-1.0, 1.0, 1.0]),
+    }[broken]
+    for error in (
+        metrics.mpjpe_mm(pred, target, [0]),
+        metrics.pa_mpjpe_mm(pred, target),
+        metrics.pve_mm(pred, points),
+    ):
+        assert (error > 300).all()
+    for share in (metrics.pck(pred, target, 0.15, [0]), metrics.auc(pred, target, [0])):
+        assert (share.isinf() | (share < 0.2)).all()
+    joint = metrics.joint_errors_mm(pred, target, None)
+    assert not joint.isnan().any()
+    one = target.clone()
+    one[:, 1:, 3] = 0  # a single labelled joint aligns with anything
+    assert metrics.pa_mpjpe_mm(points, one).isnan().all()

@@ -235,7 +235,7 @@ def person_metrics(
     root = joints.index(list(protocol.root), measured)
     predicted, target = protocol.joints(mesh, labels, batch, body_model)  # (P, K, 3), (P, K, 4)
     predicted_root, label_root = (x[:, root, :3].mean(1, keepdim=True) for x in (predicted, target))
-    pve = metrics.pve_mm(mesh.vertices - predicted_root, labels.vertices - label_root)
+    pve = metrics.pve_mm(mesh.vertices - (predicted_root - label_root), labels.vertices)
     pve = torch.where(batch["has_pose"] & batch["has_betas"], pve, torch.nan)
     values = joint_metrics(predicted, target, root, scored, protocol)
     return {"mpjpe": values.pop("mpjpe"), "pa_mpjpe": values.pop("pa_mpjpe"), "pve": pve, **values}

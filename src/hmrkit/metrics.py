@@ -14,6 +14,8 @@ from torchmetrics import Metric
 from hmrkit.geometry.alignment import has_extent, procrustes_align
 
 _MM = 1000.0
+_CHUNK = 4  # people whose vertices stay in the cache of a core
+_TINY = 1e-30
 _MIN_ALIGNED = 4  # a similarity transform has 7 unknowns: fewer points fit almost anything
 
 
@@ -64,8 +66,12 @@ def pve_mm(pred: Tensor, target: Tensor) -> Tensor:
 
     A target that is not finite counts as missing.
     """
-    has_label = target.isfinite().all(dim=-1)
-    return _mean_over_labelled((pred - target).norm(dim=-1) * _MM, has_label)
+    pairs = zip(pred.split(_CHUNK), target.split(_CHUNK), strict=True)
+    error = torch.cat([_distances(a, b) for a, b in pairs])
+    mean = error.mean(dim=1)
+    if bool(mean.isfinite().all()):  # the rule; looking at every vertex costs more than its error
+        return mean * _MM
+    return _mean_over_labelled(error * _MM, target.isfinite().all(dim=-1))
 
 
 def pck(
@@ -145,6 +151,13 @@ class MetricMeans(Metric):
             name: getattr(self, f"total_{name}") / getattr(self, f"count_{name}")
             for name in self.names
         }
+
+
+def _distances(first: Tensor, second: Tensor) -> Tensor:
+    """Distances (...) of points (..., D); adding three planes is faster than a reduction."""
+    planes = (first - second).square().unbind(dim=-1)
+    squared = sum(planes[1:], planes[0])
+    return squared.clamp(min=_TINY).sqrt()  # the gradient of a distance of 0 is 0
 
 
 def _is_labelled(target: Tensor) -> Tensor:
