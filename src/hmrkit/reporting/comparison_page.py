@@ -48,7 +48,7 @@ def format_comparison(comparison: Mapping[str, Any]) -> str:
 
 
 def render_comparison(comparison: Mapping[str, Any]) -> str:
-    """The page: the table, with differences that are surely not zero in bold, and who is who."""
+    """The page: the table, the protocols in words, and who is who."""
     header, lines = _table(comparison)
     own = [
         {
