@@ -1,7 +1,8 @@
 """Time and memory of a method: ``python tools/bench.py model=hmr --batch 1 8 --threads 1``.
 
 Methods that look at whole images also print images per second by resolution (``--sides``), number
-of people (``--people``) and kind of tokens (``bench_scenes.py``).
+of people (``--people``), kind of tokens, precision and eager or compiled (``bench_scenes.py``):
+``python tools/bench.py model=sathmr --sides 644 1288 --people 1 10 --bf16 --compile --inference``.
 ``python tools/bench.py data=crops`` times the loading of data instead (``bench_data.py``).
 
 Random weights, random images at the method's own input size, the free body. Prints the fastest and
@@ -14,6 +15,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from omegaconf import OmegaConf
@@ -40,9 +42,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
+    parser.add_argument("--bf16", action="store_true", help="bfloat16; whole images: that too")
     parser.add_argument("--channels-last", action="store_true")
-    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--compile", action="store_true", help="whole images: that too")
     parser.add_argument("--views", type=int, default=4, help="cameras, of a network for rigs")
     parser.add_argument("--inference", action="store_true", help="whole images: no training step")
     parser.add_argument("--people", type=int, nargs="+", default=[1, 10, 40], help="whole images")
@@ -54,7 +56,8 @@ def main() -> None:
         bench_scenes.main(
             arguments,
             make_module,
-            lambda run, a: measure(run, a.repeats, a.device, a.bf16),
+            partial(measure, repeats=arguments.repeats, device=arguments.device),
+            partial(peak_gb, arguments.device),
         )
         return
     module = make_module(arguments.overrides).to(arguments.device)

@@ -1,4 +1,4 @@
-"""Time of methods that look at whole images, by resolution, number of people and kind of tokens.
+"""Time of methods that look at whole images: by size, people, tokens, precision, mode.
 
 Called by ``bench.py`` for such methods. Weights are random, so the scale map is given: people of
 all sizes stand side by side, and the network looks closely where they are small.
@@ -8,6 +8,7 @@ import statistics
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
@@ -22,29 +23,39 @@ from hmrkit.types import Batch, Body
 
 _PLAIN = "hmrkit.models.sathmr.encoder.PlainEncoder"
 _ASPECT = 9 / 16  # height over width of the images
-Measure = Callable[[Callable[[], Any], Namespace], list[float]]
+_COLUMNS = ("px", "kind", "people", "tokens", "batch", "precision", "mode", "stage")
+_COLUMNS += ("ms/image", "images/s", "share", "peak GB")
+Measure = Callable[..., list[float]]
 
 
-def main(arguments: Namespace, make: Callable[[list[str]], HMRModule], measure: Measure) -> None:
+def main(
+    arguments: Namespace,
+    make: Callable[[list[str]], HMRModule],
+    measure: Measure,
+    peak_gb: Callable[[], float],
+) -> None:
     """Measure and print one line for each combination.
 
     Args:
         arguments: of ``bench.py``.
         make: a module from overrides.
-        measure: seconds of each repeat of a function.
+        measure: seconds of each repeat of a function, in bfloat16 or not.
+        peak_gb: peak memory so far.
     """
-    columns = ("px", "kind", "people", "tokens", "batch", "stage", "ms/image", "images/s", "share")
-    print(" ".join(f"{name:>9}" for name in columns))
-    for side_px in arguments.sides:
-        for kind in arguments.kinds:
-            module = make_module(arguments, make, side_px, kind)
-            for people in arguments.people:
-                for size in arguments.batch:
-                    batch = make_batch(module, side_px, size, people, arguments.device)
-                    tokens = place_people(module, batch, people)
-                    head = (side_px, kind, people, tokens, size)
-                    for line in measured(module, batch, arguments, measure):
-                        print(" ".join(f"{value!s:>9}" for value in (*head, *line)), flush=True)
+    print(" ".join(f"{name:>9}" for name in _COLUMNS))
+    modes = ("eager", "compiled") if arguments.compile else ("eager",)
+    for side_px, kind, mode in product(arguments.sides, arguments.kinds, modes):
+        module = make_module(arguments, make, side_px, kind)
+        if mode == "compiled":
+            module.net.compile()
+        for people, size in product(arguments.people, arguments.batch):
+            batch = make_batch(module, side_px, size, people, arguments.device)
+            tokens = place_people(module, batch, people)
+            for bf16 in (False, True) if arguments.bf16 else (False,):
+                head = (side_px, kind, people, tokens, size, "bf16" if bf16 else "fp32", mode)
+                for line in measured(module, batch, arguments, partial(measure, bf16=bf16)):
+                    cells = (*head, *line, f"{peak_gb():.2f}")
+                    print(" ".join(f"{cell!s:>9}" for cell in cells), flush=True)
 
 
 def make_module(
@@ -57,10 +68,7 @@ def make_module(
         size = make(overrides).config["model"]["net"]["encoder"]
         encoder = ",".join(f"{name}:{size[name]}" for name in kept)
         overrides += ["~model.net.encoder", f"+model.net.encoder={{_target_:{_PLAIN},{encoder}}}"]
-    module = make(overrides).to(arguments.device)
-    if arguments.compile:
-        module.net.compile()
-    return module
+    return make(overrides).to(arguments.device)
 
 
 def make_batch(
@@ -133,14 +141,17 @@ def place_people(module: HMRModule, batch: Batch, num_people: int) -> int:
 
 
 def measured(
-    module: HMRModule, batch: Batch, arguments: Namespace, measure: Measure
+    module: HMRModule,
+    batch: Batch,
+    arguments: Namespace,
+    measure: Callable[[Callable[[], Any]], list[float]],
 ) -> Iterator[tuple[str, str, str, str]]:
     """Stage, time per image, images per second and share of the step or of the inference."""
     times = {}
     for name, run in stages(module, batch).items():
         if name == "step" and arguments.inference:
             continue
-        times[name] = statistics.median(measure(run, arguments)) / len(batch["image"])
+        times[name] = statistics.median(measure(run)) / len(batch["image"])
     for name in times:
         whole = times["step"] if name == "step" else times["people"]
         time = times[name]

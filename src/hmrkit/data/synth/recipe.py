@@ -34,6 +34,7 @@ class Recipe:
     max_gain: float = 0.22  # change of exposure, contrast and colour balance, at most
     # scenes, rigs and motion
     num_people: tuple[int, int] = (2, 6)  # in a scene
+    distance: tuple[float, float] = (0.9, 2.6)  # scenes: 1 shows 0.8 of a standing person's height
     num_people_rig: tuple[int, int] = (1, 1)
     num_cameras: int = 4  # of a rig
     num_frames: int = 64  # of a motion clip

@@ -27,7 +27,7 @@ def draw_scene(
     intrinsics = np.array(
         [[focal_px, 0, (width - 1) / 2], [0, focal_px, (height - 1) / 2], [0, 0, 1]]
     )
-    nearest = 0.8 * focal_px * _TALL / height  # where a standing person is as high as the image
+    nearest = 0.8 * focal_px * _TALL / height  # where 0.8 of a standing person fill the height
     level_to_camera = _hold_camera(rng, recipe, 1.6 * nearest)
     spots = _spots(rng, recipe, level_to_camera, intrinsics, size_hw, nearest)
     cast = draw_cast(rng, studio, recipe, rng.uniform(-recipe.yaw_deg, recipe.yaw_deg, len(spots)))
@@ -61,7 +61,7 @@ def _spots(
 ) -> np.ndarray:
     """Places (P, 2), x and z m on the floor, apart from each other and in view."""
     wanted = int(rng.integers(recipe.num_people[0], recipe.num_people[1] + 1))
-    depth = nearest * rng.uniform(0.9, 2.6, (_CANDIDATES, wanted))
+    depth = nearest * rng.uniform(*recipe.distance, (_CANDIDATES, wanted))
     column = rng.uniform(0.06, 0.94, depth.shape) * size_hw[1]
     x = (column - intrinsics[0, 2]) / intrinsics[0, 0] * depth
     candidate = np.stack([x, -depth], axis=-1)  # (_CANDIDATES, wanted, 2)

@@ -114,7 +114,7 @@ class AdaptiveEncoder(nn.Module):
         cell_px = PATCH_PX * 2.0**level
         return Encoded(self.norm(run.tokens), run.counts, places, level, cell_px, predicted)
 
-    def _coarse(self, image: Tensor, cells: Cells, is_own: Tensor) -> tuple[Tensor, Tensor]:
+    def _coarse(self, image: Tensor, cells: Cells, is_own: Tensor | None) -> tuple[Tensor, Tensor]:
         """Class tokens (I, D) and low-resolution tokens (C, D)."""
         table = halve_positions(self.positions)
         values = self.patch_coarse(F.avg_pool2d(image, CELL_PX // PATCH_PX), cells, is_own)
@@ -123,7 +123,7 @@ class AdaptiveEncoder(nn.Module):
         run = run_blocks(blocks, self.class_token.expand(len(image), -1), values, cells.image)
         return run.class_tokens, run.tokens
 
-    def _fine(self, image: Tensor, cells: Cells, is_own: Tensor) -> Tokens:
+    def _fine(self, image: Tensor, cells: Cells, is_own: Tensor | None) -> Tokens:
         """Four tokens for each of some cells; they see those of their image and a class token.
 
         The class token goes in even where an image has no such cell, so that gradients (of 0)
@@ -236,14 +236,18 @@ def halve_positions(table: Tensor) -> Tensor:
         return halve @ rows
 
 
-def own_area(image: Tensor, cells: Cells) -> Tensor:
+def own_area(image: Tensor, cells: Cells) -> Tensor | None:
     """Which of the largest image's cells belong to each image (I, 3, H, W): (I, 1, rows, columns).
+
+    None stands for all, where the images are of one size.
 
     Args:
         image: of which the largest fills the batch.
         cells: all cells of every image.
     """
     rows, columns = (side // CELL_PX for side in image.shape[-2:])
+    if len(cells.image) == len(image) * rows * columns:
+        return None
     is_own = image.new_zeros(len(image), 1, rows, columns)
     is_own[cells.image, 0, cells.row, cells.column] = 1
     return is_own

@@ -182,11 +182,12 @@ class SATHMR(nn.Module):
             return {}
         rotmats = labels.rotmats
         transl = batch["body"].transl[labels.person]
-        mesh = body_model(Body(rotmats[:, 0], rotmats[:, 1:], labels.betas, transl))
+        body = Body(rotmats[:, 0], rotmats[:, 1:], labels.betas, transl)
         if self.label_map_stride:
-            points = mesh.vertices[:, :: self.label_map_stride]
+            number = torch.arange(0, body_model.num_vertices, self.label_map_stride)
+            points = body_model.vertices(body, number.to(rotmats.device))
         else:
-            points = tokens.surface_points(mesh.vertices, self.edges)
+            points = tokens.surface_points(body_model(body).vertices, self.edges)
         found = label_map(points, labels, batch["input_size"], cells, grid_hw)
         return {"label_map": found, "has_label_map": labels.has_all_bodies[cells.image]}
 

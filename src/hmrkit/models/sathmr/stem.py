@@ -35,18 +35,18 @@ class ConvStem(nn.Module):
         )
         self.proj = nn.Conv2d(wide, dim, kernel_size=1)
 
-    def forward(self, image: Tensor, places: Cells, is_own: Tensor) -> Tensor:
+    def forward(self, image: Tensor, places: Cells, is_own: Tensor | None) -> Tensor:
         """Tokens (N, D) of an image (I, 3, H, W), normalised, at N places of 14 px.
 
         Args:
             image: of which the largest fills the batch.
             places: N of them.
-            is_own: (I, 1, rows, columns), see ``encoder.own_area``; of any resolution.
+            is_own: (I, 1, rows, columns), see ``encoder.own_area``; of any resolution. None: all.
         """
         size = [side // PATCH_PX * _STRIDE for side in image.shape[-2:]]
         hidden = F.interpolate(image, size=size, mode="bilinear", align_corners=False)
         for block in self.blocks:
-            hidden = block(_masked(hidden, is_own))
+            hidden = block(hidden if is_own is None else _masked(hidden, is_own))
         return places.of(self.proj(hidden).permute(0, 2, 3, 1))
 
 
