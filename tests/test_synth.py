@@ -255,6 +255,15 @@ def test_scene_people_keep_apart_and_share_one_camera(studio):
     assert gaps.min() > 0.4
 
 
+def test_people_of_scenes_are_as_large_as_the_recipe_says(studio):
+    for distance in (1.2, 2.4):
+        options = {"distance": [distance, distance], "num_people": [3, 3], "pitch_sd_deg": 0.0}
+        sample = draw(studio, "scenes", 3, **options)
+        depth = sample["keypoints_world"][:, joints.index("pelvis", "all"), 2]
+        height = sample["intrinsics"][0, 1, 1] * 1.7 / depth / SIZES["scenes"][0]  # of 1.7 m
+        assert np.allclose(height, 1 / (0.8 * distance), rtol=0.2)
+
+
 def test_truncated_crop_shows_only_the_upper_body_in_its_box(studio):
     options = {"truncation_probability": 1.0, "occluder_probability": 0.0}
     sample = draw(studio, "crops", pose_noise=0.0, **options)

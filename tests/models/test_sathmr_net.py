@@ -13,13 +13,14 @@ from hmrkit.data.collate import collate, normalize_image
 from hmrkit.data.scenes import Scenes
 from hmrkit.initial_weights import set_initial_weights
 from hmrkit.models.sathmr import convert, tokens
-from hmrkit.models.sathmr.decoder import Decoder
+from hmrkit.models.sathmr.decoder import Decoder, Memory
 from hmrkit.models.sathmr.denoising import Denoiser
 from hmrkit.models.sathmr.encoder import AdaptiveEncoder, PlainEncoder
 from hmrkit.models.sathmr.labels import scene_labels
 from hmrkit.models.sathmr.loss import SATHMRLoss, person_values
 from hmrkit.models.sathmr.model import SATHMR
 from hmrkit.models.sathmr.people import Estimates
+from hmrkit.models.sathmr.positions import logit, sine_encoding
 from hmrkit.models.sathmr.stem import ConvStem
 from made_records import make_record
 
@@ -182,6 +183,26 @@ def test_ordinary_queries_do_not_see_the_noised_labels(body_model):
     torch.testing.assert_close(first.score, second.score, atol=1e-6, rtol=1e-5)
 
 
+def test_queries_can_look_around_their_boxes_from_the_first_step(body_model):
+    torch.manual_seed(0)
+    decoder = Decoder(32, depth=2, num_heads=2, mlp_dim=32, begins_nearby=True)
+    side = (torch.arange(12) + 0.5) / 12
+    y, x = (axis.flatten() for axis in torch.meshgrid(side, side, indexing="ij"))
+    values, positions = torch.randn(144, 32), sine_encoding(y, x, 32)
+    box = torch.tensor([0.3, 0.4, 0.2, 0.4])  # centre x and y, width, height
+
+    def decoded(values):
+        content, box_logit = torch.ones(1, 1, 32), logit(box).view(1, 1, 4)
+        return decoder(content, box_logit, Memory(values, positions, [144]), None).hidden
+
+    distance = torch.hypot(x - box[0], y - box[1])
+    change = []
+    for token in (distance.argmin(), distance.argmax()):
+        moved = values.index_add(0, token[None], torch.randn(1, 32))
+        change.append((decoded(moved) - decoded(values)).norm())
+    assert change[0] > 20 * change[1]
+
+
 def test_everybody_is_before_the_camera_of_the_image(body_model):
     batch = labelled_scenes(body_model, SIZES, [1, 1])
     prediction = make_net(body_model).eval()(batch, body_model)
@@ -292,8 +313,8 @@ def test_inexact_labels_count_in_the_image_alone(body_model):
     batch = labelled_scenes(body_model, SIZES, [3, 2])
     batch["has_exact_labels"] = torch.zeros(5, dtype=torch.bool)
     prediction = make_net(body_model)(batch, body_model)
-    terms = make_loss()(prediction, batch, body_model)
-    three_d = {"pose", "betas", "keypoints3d", "depth"}
+    terms = make_loss(rotation=1.0)(prediction, batch, body_model)
+    three_d = {"pose", "rotation", "betas", "keypoints3d", "depth"}
     three_d |= {f"dn_{name}" for name in three_d}
     assert all((value == 0) == (name in three_d) for name, value in terms.items())
 
@@ -302,14 +323,14 @@ def test_absent_labels_of_one_person_change_no_other_term(body_model):
     batch = labelled_scenes(body_model, SIZES, [3, 2])
     net = make_net(body_model, denoiser=False)
     prediction = net(batch, body_model)
-    full = make_loss()(prediction, batch, body_model)
+    full = make_loss(rotation=1.0)(prediction, batch, body_model)
     garbage = batch["body"].body_pose.clone()
     garbage[0] = 100.0
     body = replace(batch["body"], body_pose=garbage)
     has_pose = torch.tensor([False, True, True, True, True])
     masked = {**batch, "has_pose": has_pose, "body": body}
-    terms = make_loss()(prediction, masked, body_model)
-    assert {name for name in terms if terms[name] != full[name]} == {"pose"}
+    terms = make_loss(rotation=1.0)(prediction, masked, body_model)
+    assert {name for name in terms if terms[name] != full[name]} == {"pose", "rotation"}
     known = net(masked, body_model).extra["has_label_map"]
     assert (known == (prediction.extra["cells"][:, 0] == 1)).all()  # the first image is not known
 

@@ -12,6 +12,7 @@ layer without a gradient, but each layer's result also reaches the head of the l
 ("look forward twice", Zhang et al. 2023).
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -21,6 +22,9 @@ from torch.nn import functional as F
 from hmrkit.models.sathmr.attention import attend
 from hmrkit.models.sathmr.encoder import ReLUMLP
 from hmrkit.models.sathmr.positions import logit, sine_encoding
+
+_NEARNESS = 10.0  # height of the peak of each axis in the logits of ``look_nearby``
+_REACH = 0.18  # of its heads up and down, a third of it to the sides, in shares of the longest side
 
 
 class Memory(NamedTuple):
@@ -47,10 +51,17 @@ class Decoder(nn.Module):
         depth: number of layers L.
         num_heads: of every attention.
         mlp_dim: hidden width of the MLPs.
+        begins_nearby: queries look around their boxes from the first step on, which decoders that
+            begin with random weights learn late: see ``CrossAttention.look_nearby``.
     """
 
     def __init__(
-        self, dim: int = 768, depth: int = 6, num_heads: int = 4, mlp_dim: int = 2048
+        self,
+        dim: int = 768,
+        depth: int = 6,
+        num_heads: int = 4,
+        mlp_dim: int = 2048,
+        begins_nearby: bool = False,
     ) -> None:
         super().__init__()
         self.dim, self.depth = dim, depth
@@ -68,6 +79,11 @@ class Decoder(nn.Module):
         for head in self.box_heads:
             nn.init.zeros_(head.layers[-1].weight)
             nn.init.zeros_(head.layers[-1].bias)
+        if begins_nearby:
+            nn.init.zeros_(self.query_scale.layers[-1].weight)
+            nn.init.ones_(self.query_scale.layers[-1].bias)
+            for layer in self.layers:
+                layer.cross_attention.look_nearby()
 
     def forward(
         self, content: Tensor, box_logit: Tensor, memory: Memory, may_attend: Tensor | None
@@ -187,6 +203,34 @@ class CrossAttention(nn.Module):
         counts = [content.shape[1]] * len(content)
         mixed = attend(query, key, value, counts, memory.counts)
         return self.out(mixed.view(content.shape))
+
+    @torch.no_grad()
+    def look_nearby(self) -> None:
+        """Let every head look at another part of the surroundings of the box's centre.
+
+        Sine encodings of near places are alike. The finest waves tell near from nearer, so every
+        head compares those, of y and of x, of its tokens' places and of the box's centre, moved by
+        the head's own step, which turns the waves. What heads see in different places stays apart,
+        as in deformable attention (Zhu et al. 2021), which begins so too.
+        """
+        dim = self.query_sine.in_features
+        half_head = dim // self.num_heads // 2
+        steps = torch.linspace(-_REACH, _REACH, self.num_heads // 2)
+        steps = torch.cartesian_prod(steps, torch.tensor([-_REACH, _REACH]) / 3)  # (heads, 2) y, x
+        period = 20.0 ** (4 * torch.arange(half_head // 2) / dim)  # as in ``sine_encoding``
+        turn = 2 * math.pi * steps[..., None] / period  # (heads, 2, pairs)
+        sine, cosine = turn.sin(), turn.cos()
+        turns = torch.stack([cosine, sine, -sine, cosine], dim=-1).unflatten(-1, (2, 2))
+        wave = torch.arange(half_head)
+        wave = torch.cat([wave, dim // 2 + wave]).repeat(self.num_heads)  # (dim,) of each output
+        gain = math.sqrt(2 * _NEARNESS * math.sqrt(2 * dim / self.num_heads) / half_head)
+        chosen = gain * torch.eye(dim)[wave]  # (dim, dim)
+        self.key_position.weight.copy_(chosen)
+        self.query_sine.weight.copy_(
+            (turns.flatten(0, 2) @ chosen.unflatten(0, (-1, 2))).flatten(0, 1)
+        )
+        for linear in (self.query_sine, self.key_position):
+            linear.bias.zero_()
 
     def _beside(self, content: Tensor, position: Tensor) -> Tensor:
         """Contents and places (N, D) to (N, heads, 2 D / heads)."""

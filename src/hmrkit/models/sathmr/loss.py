@@ -37,6 +37,8 @@ class SATHMRLoss(nn.Module):
         box: L1 of centre and size, in shares of the longest side.
         giou: 1 - generalised intersection over union.
         pose: L1 of axis-angles, mean over 72; exact labels only.
+        rotation: L1 of rotation matrices, mean over 216; exact labels only. Not in the paper: they
+            have no jump at half a turn, which is where roots before a camera are.
         betas: L1 of the shape, weighted, mean over 10; exact labels only.
         keypoints3d: L1 relative to the pelvis, metres, mean over 45 x 3; exact labels only.
         keypoints2d: L1 in shares of the longest side, mean over 45 x 2.
@@ -59,6 +61,7 @@ class SATHMRLoss(nn.Module):
         box: float = 2.0,
         giou: float = 2.0,
         pose: float = 5.0,
+        rotation: float = 0.0,
         betas: float = 3.0,
         keypoints3d: float = 8.0,
         keypoints2d: float = 40.0,
@@ -77,6 +80,7 @@ class SATHMRLoss(nn.Module):
             "box": box,
             "giou": giou,
             "pose": pose,
+            "rotation": rotation,
             "betas": betas,
             "keypoints3d": keypoints3d,
             "keypoints2d": keypoints2d,
@@ -244,6 +248,7 @@ def pair(queries: Queries, labels: SceneLabels, long_side_px: int, cost: CostWei
 def person_values(people: Estimates, labels: SceneLabels, long_side_px: int) -> dict[str, Tensor]:
     """How far N estimates are from the N labels beside them, (N,) each; 0 without the label."""
     pose = rotmat_to_axis_angle(people.rotmats) - rotmat_to_axis_angle(labels.rotmats)
+    rotation = (people.rotmats - labels.rotmats).abs()
     weight = people.betas.new_tensor(BETAS_WEIGHTS)
     betas = weight * (people.betas - labels.betas).abs()
     points = people.points - people.points[:, PELVIS, None]
@@ -256,6 +261,7 @@ def person_values(people: Estimates, labels: SceneLabels, long_side_px: int) -> 
         "box": (people.box - labels.box).abs().sum(dim=1),
         "giou": 1 - giou(people.box, labels.box),
         "pose": pose.abs().mean(dim=(1, 2)) * labels.has_pose,
+        "rotation": rotation.mean(dim=(1, 2, 3)) * labels.has_pose,
         "betas": betas.mean(dim=1) * labels.has_betas,
         "keypoints3d": points.mean(dim=(1, 2)) * labels.has_joints,
         "keypoints2d": pixels.mean(dim=(1, 2)) / long_side_px,
@@ -270,6 +276,7 @@ def label_counts(labels: SceneLabels) -> dict[str, Tensor]:
         "box": everybody,
         "giou": everybody,
         "pose": labels.has_pose,
+        "rotation": labels.has_pose,
         "betas": labels.has_betas,
         "keypoints3d": labels.has_joints,
         "keypoints2d": everybody,

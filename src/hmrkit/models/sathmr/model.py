@@ -48,11 +48,13 @@ class SATHMR(nn.Module):
         long_side_px: of the images; focal length and boxes refer to it.
         num_queries: of every image.
         with_level_embed: tokens of different levels are told apart.
+        level_scale: of what tells them apart, in the beginning.
         label_map_steps: in so many first training steps the labels' scale map chooses the tokens.
         label_map_stride: 0 draws that map from vertices and the middles between them; n from every
             n-th vertex, which is dense enough for small images.
         num_pose_layers: of the heads of rotations; deep ones learn late.
         num_shape_layers: of the heads of betas.
+        head_scale: of both heads' last weights, in the beginning: below 1 from nearer to the mean.
     """
 
     def __init__(
@@ -64,10 +66,12 @@ class SATHMR(nn.Module):
         long_side_px: int = 1288,
         num_queries: int = 50,
         with_level_embed: bool = True,
+        level_scale: float = 1.0,
         label_map_steps: int = 0,
         label_map_stride: int = 0,
         num_pose_layers: int = 6,
         num_shape_layers: int = 5,
+        head_scale: float = 1.0,
     ) -> None:
         super().__init__()
         dim, depth = decoder.dim, decoder.depth
@@ -79,7 +83,7 @@ class SATHMR(nn.Module):
         self.scale_head = ScaleHead(encoder.dim) if is_adaptive else None
         self.feature_proj = nn.Linear(encoder.dim, dim)
         with_level_embed = is_adaptive and with_level_embed
-        level = torch.randn(encoder.num_levels, dim)
+        level = level_scale * torch.randn(encoder.num_levels, dim)
         self.level_embed = nn.Parameter(level) if with_level_embed else None
         self.query_content = nn.Parameter(torch.randn(num_queries, dim))
         self.query_box = nn.Parameter(torch.randn(num_queries, 4))
@@ -89,6 +93,9 @@ class SATHMR(nn.Module):
         self.shape_heads = nn.ModuleList(
             ReLUMLP(dim, dim, _BETAS, num_shape_layers) for _ in range(depth)
         )
+        for head in [*self.pose_heads, *self.shape_heads]:
+            head.layers[-1].weight.data *= head_scale
+            head.layers[-1].bias.data *= head_scale
         self.cam_head = ReLUMLP(dim, dim // 2, 3, 3)
         self.conf_head = nn.Linear(dim, 1)
         nn.init.constant_(self.conf_head.bias, math.log(_PRIOR / (1 - _PRIOR)))

@@ -20,9 +20,10 @@ class ConvStem(nn.Module):
     Args:
         dim: width D of a token.
         width: channels of the first stage; they double in each of the three.
+        depth: convolutions after those that shrink; each sees 14 px more in all directions.
     """
 
-    def __init__(self, dim: int, width: int = 32) -> None:
+    def __init__(self, dim: int, width: int = 32, depth: int = 1) -> None:
         super().__init__()
         narrow, middle, wide = width, 2 * width, 4 * width
         self.blocks = nn.ModuleList(
@@ -30,7 +31,7 @@ class ConvStem(nn.Module):
                 _block(3, narrow, kernel=7, stride=4),
                 _block(narrow, middle, kernel=3, stride=2),
                 _block(middle, wide, kernel=3, stride=2),
-                _block(wide, wide, kernel=3, stride=1),
+                *(_block(wide, wide, kernel=3, stride=1) for _ in range(depth)),
             ]
         )
         self.proj = nn.Conv2d(wide, dim, kernel_size=1)
