@@ -203,6 +203,20 @@ def test_queries_can_look_around_their_boxes_from_the_first_step(body_model):
     assert change[0] > 20 * change[1]
 
 
+def test_a_frozen_stem_begins_as_the_quick_starts_and_stays_so():
+    stem = ConvStem(8, is_frozen=True)
+    set_initial_weights(stem, {"blocks": {"_target_": "hmrkit.models.sathmr.stem.read_stem"}})
+    before = {name: value.clone() for name, value in stem.blocks.state_dict().items()}
+    assert before["0.1.running_var"].std() > 0  # it has seen pictures
+    places = tokens.Cells(*(torch.zeros(1, dtype=torch.int64) for _ in range(3)))
+    stem.train()(torch.randn(2, 3, 56, 56), places, None).sum().backward()
+    assert all(torch.equal(value, before[n]) for n, value in stem.blocks.state_dict().items())
+    assert [n for n, p in stem.named_parameters() if p.grad is not None] == [
+        "proj.weight",
+        "proj.bias",
+    ]
+
+
 def test_everybody_is_before_the_camera_of_the_image(body_model):
     batch = labelled_scenes(body_model, SIZES, [1, 1])
     prediction = make_net(body_model).eval()(batch, body_model)

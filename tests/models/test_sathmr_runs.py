@@ -24,7 +24,6 @@ SMALL = [
     *(f"mix.{split}.scenes.synth.image_size=[56,112]" for split in ("train", "val", "test")),
     "model.net.long_side_px=112",
     "model.net.encoder.dim=32",
-    "model.net.encoder.embed.width=4",
     "model.net.decoder.dim=32",
     "data.batch_size=2",
     "data.num_workers=0",

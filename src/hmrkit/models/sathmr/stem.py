@@ -1,10 +1,14 @@
-"""A small convolutional way from pixels to tokens, for encoders that learn from nothing in minutes.
+"""A small convolutional way from pixels to tokens, for encoders that learn in minutes.
 
-A transformer that begins without DINOv2's weights does not learn in that time. The stem looks
-beyond its patch, but never beyond the image: what a batch adds to an image for the sake of larger
-ones is zero before every convolution, as the border of an image is.
+A transformer that begins without DINOv2's weights does not learn in that time. The stem's own begin
+as the quick start's convolutions, which have learned what people look like. It looks beyond its
+patch, but never beyond the image: what a batch adds to an image for the sake of larger ones is zero
+before every convolution, as the border of an image is.
 """
 
+from pathlib import Path
+
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -15,26 +19,25 @@ _STRIDE = 16  # of the convolutions: 14 px are stretched to as many
 
 
 class ConvStem(nn.Module):
-    """In place of ``encoder.PatchEmbed``.
+    """In place of ``encoder.PatchEmbed``: two convolutions per stage, as ``convnet.ConvNet`` has.
 
     Args:
         dim: width D of a token.
-        width: channels of the first stage; they double in each of the three.
-        depth: convolutions after those that shrink; each sees 14 px more in all directions.
+        width: channels of the first of the four stages; they double.
+        is_frozen: the convolutions stay as they are.
     """
 
-    def __init__(self, dim: int, width: int = 32, depth: int = 1) -> None:
+    def __init__(self, dim: int, width: int = 16, is_frozen: bool = False) -> None:
         super().__init__()
-        narrow, middle, wide = width, 2 * width, 4 * width
+        channels = [3, *(width * 2**stage for stage in range(4) for _ in range(2))]
         self.blocks = nn.ModuleList(
-            [
-                _block(3, narrow, kernel=7, stride=4),
-                _block(narrow, middle, kernel=3, stride=2),
-                _block(middle, wide, kernel=3, stride=2),
-                *(_block(wide, wide, kernel=3, stride=1) for _ in range(depth)),
-            ]
+            _block(channels[i], channels[i + 1], kernel=5 if i == 0 else 3, stride=2 - i % 2)
+            for i in range(8)
         )
-        self.proj = nn.Conv2d(wide, dim, kernel_size=1)
+        self.proj = nn.Conv2d(channels[-1], dim, kernel_size=1)
+        self.is_frozen = is_frozen
+        if is_frozen:
+            self.blocks.requires_grad_(False)
 
     def forward(self, image: Tensor, places: Cells, is_own: Tensor | None) -> Tensor:
         """Tokens (N, D) of an image (I, 3, H, W), normalised, at N places of 14 px.
@@ -49,6 +52,26 @@ class ConvStem(nn.Module):
         for block in self.blocks:
             hidden = block(hidden if is_own is None else _masked(hidden, is_own))
         return places.of(self.proj(hidden).permute(0, 2, 3, 1))
+
+    def train(self, mode: bool = True) -> "ConvStem":
+        """Frozen norms do not follow the batches."""
+        super().train(mode)
+        self.blocks.train(mode and not self.is_frozen)
+        return self
+
+
+def read_stem(path: str | Path | None = None) -> dict[str, Tensor]:
+    """Weights of the blocks of a ``ConvStem`` of width 16; for ``initial_weights``.
+
+    Args:
+        path: what ``tools/make_tiny_stem.py`` made; None for the one that comes with hmrkit.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+    """
+    file = Path(path) if path else Path(__file__).with_name("tiny_stem.safetensors")
+    weights = load_file(file)
+    return {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}
 
 
 def _masked(hidden: Tensor, is_own: Tensor) -> Tensor:
