@@ -8,7 +8,7 @@ from hmrkit.body.free import free_body
 from hmrkit.geometry.cameras import project
 from hmrkit.geometry.rotations import axis_angle_to_rotmat
 from hmrkit.layers.convnet import ConvNet
-from hmrkit.layers.resnet import ResNet
+from hmrkit.layers.resnet import Pointwise, ResNet
 from hmrkit.models.hmr.loss import HMRLoss
 from hmrkit.models.hmr.model import HMR
 from hmrkit.types import Batch, Body
@@ -81,6 +81,19 @@ def test_rows_of_a_batch_are_independent_in_eval(body_model, backbone):
     alone = net(rows(batch, slice(1, 2)), body_model)
     assert (together.extra["pose6d"][1:2] - alone.extra["pose6d"]).abs().max() < 1e-5
     assert (together.extra["cam"][1:2] - alone.extra["cam"]).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_pointwise_convolution_is_one_in_every_memory_layout(layout):
+    torch.manual_seed(0)
+    layer = Pointwise(6, 8, 1)
+    image = torch.randn(2, 6, 5, 4).contiguous(memory_format=layout).requires_grad_()
+    ours, theirs = layer(image), torch.nn.functional.conv2d(image, layer.weight, layer.bias)
+    torch.testing.assert_close(ours, theirs)
+    assert ours.is_contiguous(memory_format=layout)
+    pairs = [torch.autograd.grad(y.square().sum(), [image, layer.weight]) for y in (ours, theirs)]
+    for grad, expected in zip(*pairs, strict=True):
+        torch.testing.assert_close(grad, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_a_training_step_edits_none_of_its_inputs(body_model):

@@ -9,17 +9,13 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from made_batches import labelled_crops, placed_in_images
-from torch import nn
-from torch.func import functional_call
 from torch.utils.data import DataLoader
 
 from hmrkit.adapt.adapt import Adapt
-from hmrkit.adapt.folding import Folded
 from hmrkit.adapt.loss import Evidence, InnerLoss
 from hmrkit.body.free import free_body
 from hmrkit.checkpoints import load_official
 from hmrkit.layers.convnet import ConvNet
-from hmrkit.layers.hrnet import ClassificationHRNet, PoseHRNet
 from hmrkit.layers.resnet import ResNet
 from hmrkit.layers.transformer import QueryDecoder
 from hmrkit.layers.vit import ViT
@@ -292,12 +288,12 @@ def row(batch: dict, index: int) -> dict:
     return {**one, "image_of_view": zero, "person_of_view": zero}
 
 
-@pytest.mark.parametrize(("per", "is_folded"), [("sample", True), ("batch", False)])
+@pytest.mark.parametrize("per", ["sample", "batch"])
 @pytest.mark.parametrize("method", METHODS)
-def test_any_network_of_crops_comes_nearer_to_the_evidence(body_model, method, per, is_folded):
+def test_any_network_of_crops_comes_nearer_to_the_evidence(body_model, method, per):
     net, batch = make_any(method, body_model), make_batch(body_model)
     weights = {name: value.clone() for name, value in net.state_dict().items()}
-    prediction = make_adapt(per=per, is_folded=is_folded)(net, batch, body_model)
+    prediction = make_adapt(per=per)(net, batch, body_model)
     curve = prediction.extra["adapt_keypoints2d"]
     assert curve.shape == (4, 5)
     assert curve[:, -1].mean() < curve[:, 0].mean()
@@ -411,44 +407,6 @@ def test_people_stop_one_by_one(body_model):
         torch.testing.assert_close(
             stopped.body.body_pose[index], alone.body.body_pose[0], atol=1e-4, rtol=1e-3
         )
-
-
-@pytest.mark.parametrize("kind", ["resnet", "pose_hrnet", "classification_hrnet", "convnet"])
-def test_folded_norms_give_the_same_function_and_gradients(body_model, kind):
-    torch.manual_seed(0)
-    small = {"width": 8, "num_modules": (1, 1, 1), "num_blocks": 1}
-    made = {
-        "resnet": lambda: ResNet([1, 1, 1, 1]),
-        "pose_hrnet": lambda: PoseHRNet(**small),
-        "classification_hrnet": lambda: ClassificationHRNet(**small),
-        "convnet": backbone,
-    }[kind]()
-    for part in made.modules():
-        if isinstance(part, nn.Conv2d):
-            nn.init.kaiming_normal_(part.weight)
-        if isinstance(part, nn.BatchNorm2d):
-            nn.init.normal_(part.weight, 1.0, 0.1)
-            nn.init.normal_(part.bias, 0.0, 0.1)
-            part.running_mean.normal_(0.0, 0.1)
-            part.running_var.uniform_(0.5, 1.5)
-    net = CLIFF(made, body_model, SIZE, num_hidden=64).double().eval()
-    folded = Folded(net)
-    assert not any(isinstance(part, nn.BatchNorm2d) for part in folded.net.modules())
-    batch = doubled(make_batch(body_model))
-    own = dict(net.named_parameters())
-    bodies = [
-        functional_call(one, weights, (batch, body_model)).body.body_pose
-        for one, weights in ((net, own), (folded.net, folded.weights(own)))
-    ]
-    torch.testing.assert_close(*bodies, atol=1e-9, rtol=0)
-    weight = torch.randn(bodies[0].shape, dtype=torch.float64)
-    grads = [
-        torch.autograd.grad((b * weight).sum(), own.values(), allow_unused=True) for b in bodies
-    ]
-    for name, first, second in zip(own, *grads, strict=True):
-        if first is not None:
-            torch.testing.assert_close(first, second, atol=1e-8, rtol=1e-6, msg=name)
-    assert any(isinstance(part, nn.BatchNorm2d) for part in net.modules())
 
 
 def test_a_batch_that_is_not_of_crops_is_refused(body_model):

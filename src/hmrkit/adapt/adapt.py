@@ -53,8 +53,6 @@ class Adapt(nn.Module):
         chunk_size: people adapted at once with ``per="sample"``; each needs a copy of the weights,
             of their gradient and of Adam's two averages. None: one on a CPU, where more are not
             faster, else eight.
-        is_folded: run each norm and the convolution before it as one: faster, equal to rounding,
-            which Adam's first steps can turn into moves of ``lr``.
         evidence: gives the keypoints, see ``evidence.py``; None takes the batch's labels.
     """
 
@@ -71,7 +69,6 @@ class Adapt(nn.Module):
         adam_parameters: Sequence[str] | None = None,
         tolerance: float | None = None,
         chunk_size: int | None = None,
-        is_folded: bool = False,
         evidence: Callable[[Batch], Tensor] | None = None,
     ) -> None:
         super().__init__()
@@ -91,7 +88,6 @@ class Adapt(nn.Module):
         self.adam_parameters = ("",) if adam_parameters is None else tuple(adam_parameters)
         self.tolerance = tolerance
         self.chunk_size = chunk_size
-        self.is_folded = is_folded
         self.evidence = evidence
 
     def take_as_given(self) -> None:
@@ -142,7 +138,7 @@ class Adapt(nn.Module):
         """The weights that the steps on a batch will change."""
         changed = {name for names in self._names(net, auxiliary) for name in names}
         names = [name for name, _ in net.named_parameters() if name in changed]
-        return Copies(net, names, batch, body_model, self.per == "sample", self.is_folded)
+        return Copies(net, names, batch, body_model, self.per == "sample")
 
     def steps(self, copies: Copies, auxiliary: nn.Module | None = None) -> Iterator[Step]:
         """Yield what is known before each step, then take it; the weights are in ``copies``."""

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from torch.func import vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from hmrkit.adapt.folding import Folded
 from hmrkit.adapt.functional import call, in_backbone, takes_feature
 from hmrkit.body.smpl import SMPL
 from hmrkit.types import Batch, Body, Mesh, Prediction
@@ -27,7 +26,6 @@ class Copies:
         batch: P crops, one person each.
         body_model: for networks that need it.
         is_per_sample: a copy for each person, all of them run at once, instead of one for all.
-        is_folded: run norms and the convolutions before them as one, equal to rounding.
 
     Attributes:
         leaves: the weights to change, by name; with a leading axis of P where each has a copy.
@@ -40,7 +38,6 @@ class Copies:
         batch: Batch,
         body_model: SMPL,
         is_per_sample: bool,
-        is_folded: bool = False,
     ) -> None:
         self.net, self.batch, self.body_model = net, batch, body_model
         num = len(batch["image"])
@@ -60,7 +57,6 @@ class Copies:
             for name in names
         }
         self._fixed = {name: value for name, value in own.items() if name not in self.leaves}
-        self._folded = Folded(net) if is_folded else None
         self._takes_feature = takes_feature(net)
         self._feature: Tensor | None = None
 
@@ -83,10 +79,7 @@ class Copies:
 
     def _call(self, leaves: dict[str, Tensor], batch: Batch, feature: Tensor | None) -> Prediction:
         weights = {**self._fixed, **leaves}
-        if self._folded is None:
-            return call(self.net, weights, batch, self.body_model, feature)
-        folded = self._folded.weights(weights)
-        return call(self._folded.net, folded, batch, self.body_model, feature)
+        return call(self.net, weights, batch, self.body_model, feature)
 
     def _rows(self) -> dict[str, Tensor]:
         """The tensors of the batch that have a row per crop."""

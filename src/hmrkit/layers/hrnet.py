@@ -154,7 +154,7 @@ class _Module(nn.Module):
             parts = [bridge(one) for bridge, one in zip(bridges, maps, strict=True)]
             total = parts[0] + parts[1]
             for part in parts[2:]:
-                total = total + part
+                total += part
             fused.append(self.relu(total))
         return fused
 
@@ -173,7 +173,7 @@ class BasicBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to the same shape."""
         out = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
-        return self.relu(out + x)
+        return self.relu(out.add_(x))
 
 
 def _stage(widths: Sequence[int], num_modules: int, num_blocks: int) -> nn.Sequential:
