@@ -15,6 +15,7 @@ from hmrkit.adapt.adapt import Adapt
 from hmrkit.adapt.loss import Evidence, InnerLoss
 from hmrkit.body.free import free_body
 from hmrkit.checkpoints import load_official
+from hmrkit.configs import load_config
 from hmrkit.layers.convnet import ConvNet
 from hmrkit.layers.resnet import ResNet
 from hmrkit.layers.transformer import QueryDecoder
@@ -491,6 +492,22 @@ def test_both_networks_of_the_official_file_arrive_whole(tmp_path, variant, kind
         assert found.keys() == content[entry].keys()
         assert all(torch.equal(v, content[entry][n]) for n, v in found.items())
     assert (net.main.head.num_iterations, net.auxiliary.head.num_iterations) == (10, 3)
+
+
+@pytest.mark.parametrize("overrides", [["mix=metahmr_3dpw"], ["eval=3dpw_metahmr"]])
+def test_3dpw_is_halved_wherever_a_mix_or_preset_of_the_authors_names_it(tmp_path, overrides):
+    torch.save(official("cliff_resnet_1111"), tmp_path / "official.pt")
+    module = load_official("metahmr", tmp_path / "official.pt")
+    halved = {
+        *load_config("train", ["experiment=metahmr"]).data.cut.half_resolution_sources,
+    } & {*module.config["data"]["cut"]["half_resolution_sources"]}
+    program = "eval" if overrides[0].startswith("eval=") else "train"
+    own = ["checkpoint=x", "run_dir=x"] if program == "eval" else ["experiment=metahmr"]
+    mix = load_config(program, [*own, *overrides]).mix
+    names = {name for split in ("train", "test") for name in mix.get(split) or {}}
+    named_3dpw = {name for name in names if name.startswith("pw3d")}
+    assert named_3dpw
+    assert named_3dpw <= halved
 
 
 def test_what_is_no_file_of_meta_hmr_is_named(tmp_path):

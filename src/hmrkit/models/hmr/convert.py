@@ -74,7 +74,7 @@ def convert(
     return state, {
         "data.cut.input_size": list(input_size),
         "data.cut.fit_aspect_hw": [4, 3],  # the authors' boxes, also around square crops
-        "data.cut.half_resolution_sources": ["pw3d"],
+        "data.cut.half_resolution_sources": ["pw3d", "pw3d_metahmr"],
         "model.net.input_size": list(input_size),
         "model.net.num_iterations": num_iterations or iterations,
         "model.net.backbone": backbone_node(state),

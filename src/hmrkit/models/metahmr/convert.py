@@ -66,7 +66,7 @@ def convert(
         "data.cut.input_size": list(input_size),
         "data.cut.fit_aspect_hw": [4, 3],  # the authors' boxes, also around square crops
         "data.cut.box_joints": "spin24",  # of the labels, whatever box is stored
-        "data.cut.half_resolution_sources": ["pw3d"],
+        "data.cut.half_resolution_sources": ["pw3d", "pw3d_metahmr"],
         **needed,
     }
 
