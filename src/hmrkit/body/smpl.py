@@ -45,7 +45,10 @@ def _without_autocast(method: Callable) -> Callable:
 
     @functools.wraps(method)
     def run(self: "SMPL", *args: Any) -> Any:
-        with torch.autocast(self.mean_pose.device.type, enabled=False):
+        kind = self.mean_pose.device.type
+        if not torch.is_autocast_enabled(kind):  # a context would end up in exported graphs
+            return method(self, *args)
+        with torch.autocast(kind, enabled=False):
             return method(self, *args)
 
     return run
