@@ -74,7 +74,8 @@ def load_checkpoint(
     if config is None or "state_dict" not in content:
         raise ValueError(
             f"{path} is not a checkpoint of hmrkit; if it is the authors' own, convert it first: "
-            f"python -m hmrkit.convert model=<method> checkpoint={path} output=<new file>.ckpt"
+            f"python -m hmrkit.convert model=<method> checkpoint={path} output=<new file>.ckpt "
+            "(hmrkit.eval also scores it as it is, with official=<method>)"
         )
     config = configs.merge(config, changes or {})
     for node in ("model", "body", "data"):
