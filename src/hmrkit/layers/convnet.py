@@ -1,5 +1,7 @@
 """Small convolutional networks for minutes on a CPU."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -53,9 +55,17 @@ class ConvMap(nn.Module):
     Args:
         width: channels of the first stage.
         num_stages: 5 for a map of a 32nd of the image's size, as ResNet's.
+        num_global: numbers that the whole map is told in, and that are told to all of it; 0 = none.
+        input_size: height and width of the image, which ``num_global`` needs.
     """
 
-    def __init__(self, width: int = 16, num_stages: int = 5) -> None:
+    def __init__(
+        self,
+        width: int = 16,
+        num_stages: int = 5,
+        num_global: int = 0,
+        input_size: tuple[int, int] = (224, 224),
+    ) -> None:
         super().__init__()
         channels = [3, *(width * 2**stage for stage in range(num_stages) for _ in range(2))]
         self.blocks = nn.Sequential(
@@ -65,10 +75,18 @@ class ConvMap(nn.Module):
             )
         )
         self.num_features = channels[-1]
+        self.whole: nn.Module | None = None
+        if num_global:
+            num = channels[-1] * math.prod(side // 2**num_stages for side in input_size)
+            layers = (nn.Linear(num, num_global), nn.ReLU(), nn.Linear(num_global, num), nn.ReLU())
+            self.whole = nn.Sequential(*layers)
 
     def features(self, image: Tensor) -> Tensor:
         """Image (B, 3, H, W), normalised, to a map (B, num_features, H / 32, W / 32), or finer."""
-        return self.blocks(image)
+        local = self.blocks(image)
+        if self.whole is None:
+            return local
+        return local + self.whole(local.flatten(1)).view_as(local)
 
     def forward(self, image: Tensor) -> Tensor:
         """Image (B, 3, H, W), normalised, to the mean of its map (B, num_features)."""
