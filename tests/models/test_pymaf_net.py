@@ -286,6 +286,24 @@ def test_without_dense_terms_no_target_is_drawn(body_model):
     assert loss.renderer is None
 
 
+@pytest.mark.parametrize(("norm", "times"), [("l1", 2.0), ("l2", 4.0)])
+def test_twice_the_distance_costs_twice_or_four_times_by_norm(body_model, norm, times):
+    batch = labelled_crops(body_model, SIZE)
+    weights = {"dense_uv": 0, "dense_part": 0, "dense_coarse_part": 0, "gt_weight": 1.0}
+    loss = PyMAFLoss(keypoint_norm=norm, **weights)
+    prediction = make(body_model)(batch, body_model)
+    prediction.stages = []
+    joints = body_model.joints(prediction.body, loss.joint_set)[:, loss.rows_3d].detach()
+    labels = loss.in_batch[loss.rows_3d]
+    costs = []
+    for factor in (1, 2):
+        moved = {**batch, "keypoints_world": batch["keypoints_world"].clone()}
+        moved["keypoints_world"][:, labels, :3] = joints
+        moved["keypoints_world"][:, labels[0], 0] += 0.1 * factor  # a joint that is no hip
+        costs.append(loss(prediction, moved, body_model)["keypoints3d"].item())
+    assert costs[1] / costs[0] == pytest.approx(times, rel=1e-3)
+
+
 # ----------------------------------------------------------------------------------------- camera
 
 

@@ -23,8 +23,8 @@ class PyMAFLoss(nn.Module):
     A term of weight 0 is neither computed nor returned.
 
     Args:
-        keypoints2d: projected joints against the labels, crop units, squared.
-        keypoints3d: joints relative to the middle of the hips, metres, squared.
+        keypoints2d: projected joints against the labels, crop units.
+        keypoints3d: joints relative to the middle of the hips, metres.
         vertices: L1 distance to the labelled body's vertices, metres.
         pose: rotation matrices, mean squared difference.
         betas: shape, mean squared difference.
@@ -36,6 +36,7 @@ class PyMAFLoss(nn.Module):
         joint_set: joints of both keypoint terms; those named ``openpose_...`` are 2D only.
         openpose_weight: multiplies the confidence of the ``openpose_...`` joints.
         gt_weight: multiplies the confidence of the others.
+        keypoint_norm: ``l2`` (squared, as in the paper) or ``l1``, of both keypoint terms.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class PyMAFLoss(nn.Module):
         joint_set: str = "spin49",
         openpose_weight: float = 0.0,
         gt_weight: float = 1.0,
+        keypoint_norm: losses.Norm = "l2",
     ) -> None:
         super().__init__()
         weights = {
@@ -71,7 +73,7 @@ class PyMAFLoss(nn.Module):
             "dense_coarse_part": dense_coarse_part,
         }
         self.dense_weights = {name: weight for name, weight in dense.items() if weight}
-        self.atlas, self.joint_set = atlas, joint_set
+        self.atlas, self.joint_set, self.keypoint_norm = atlas, joint_set, keypoint_norm
         self.renderer: IUVRenderer | None = None  # made with the first batch, which has the body
         names = joints.names(joint_set)
         is_openpose = torch.tensor([name.startswith("openpose_") for name in names])
@@ -175,10 +177,13 @@ class PyMAFLoss(nn.Module):
         betas_error = (loop.body.betas - label.betas).square()
         terms = {
             "keypoints2d": losses.keypoints2d_loss(
-                points_crop, batch["keypoints_crop"][:, self.in_batch], self.joint_weight
+                points_crop,
+                batch["keypoints_crop"][:, self.in_batch],
+                self.joint_weight,
+                self.keypoint_norm,
             ),
             "keypoints3d": losses.keypoints3d_loss(
-                joints_cam[:, self.rows_3d], target3d, has_root, self.hips
+                joints_cam[:, self.rows_3d], target3d, has_root, self.hips, self.keypoint_norm
             ),
             "pose": losses.masked_mean(pose_error, batch["has_pose"]),
             "betas": losses.masked_mean(betas_error, batch["has_betas"]),
