@@ -16,8 +16,13 @@ from pathlib import Path
 import joblib
 import numpy as np
 import pytest
+import torch
 
+from hmrkit.body.free import free_body
+from hmrkit.layers.resnet import ResNet
+from hmrkit.models.hmr.model import HMR
 from hmrkit.scoring.archives import read_agora_archive, read_phalp
+from made_quickstart import tiny_sizes
 
 Program = Callable[..., "subprocess.CompletedProcess[str]"]
 LAST = "runs/quickstart/checkpoints/last.ckpt"
@@ -93,6 +98,27 @@ def test_predictions_that_were_written_down_score_as_the_network_did(
     wrong = program("eval", "predictions=said.npz", "eval=synthetic", "output=three", *QUIET)
     assert wrong.returncode == 2
     assert "Traceback" not in wrong.stderr
+
+
+@pytest.mark.slow
+def test_an_authors_file_scores_as_what_it_is_converted_to(
+    program: Program, tiny_shards: Path, tmp_path: Path
+):
+    torch.manual_seed(0)
+    weights = HMR(ResNet([1, 1, 1, 1]), free_body(), (224, 224)).state_dict()
+    weights = {k.removeprefix("backbone.").removeprefix("head."): v for k, v in weights.items()}
+    torch.save({"model": weights}, tmp_path / "official.pt")
+    square = "+options.input_size=[224,224]"
+    made = ["convert", "model=hmr", "checkpoint=official.pt", "output=ours.ckpt", "body=free"]
+    done = program(*made, square)
+    assert done.returncode == 0, done.stderr
+    sizes = [size for size in tiny_sizes() if size.startswith("mix.test.")]
+    test = ["eval=quickstart", f"paths.datasets={tiny_shards}", *sizes, *QUIET]
+    for name, of in (("a", ["official.pt", "official=hmr", square]), ("b", ["ours.ckpt"])):
+        body = ["body=free"] if name == "a" else []
+        done = program("eval", f"checkpoint={of[0]}", *of[1:], *body, *test, f"output={name}")
+        assert done.returncode == 0, done.stderr
+    assert_same(tmp_path / "a", tmp_path / "b")
 
 
 def test_two_processes_measure_what_one_does(program: Program, trained: Path):
