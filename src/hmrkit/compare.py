@@ -1,5 +1,6 @@
 """Compare reports: ``python -m hmrkit.compare runs/a runs/b`` (folders, or their report.json)."""
 
+import itertools
 import logging
 import sys
 
@@ -32,11 +33,11 @@ def compare(config: DictConfig) -> None:
 
 
 def main() -> None:
-    """Console entry point; what is no option is a report."""
-    paths = [a for a in sys.argv[1:] if "=" not in a and not a.startswith(("-", "+", "~"))]
-    options = [a for a in sys.argv[1:] if a not in paths]
+    """Console entry point; what stands before the first option is a report."""
+    given = sys.argv[1:]
+    paths = list(itertools.takewhile(lambda a: "=" not in a and a[0] not in "-+~", given))
     if paths:
-        sys.argv[1:] = [*configs.as_overrides({"reports": paths}), *options]
+        sys.argv[1:] = [*configs.as_overrides({"reports": paths}), *given[len(paths) :]]
     configs.run("compare", compare)
 
 

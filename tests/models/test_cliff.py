@@ -199,7 +199,7 @@ def test_cliffs_own_file_loads_whole_with_three_iterations(tmp_path):
     module = load({"model": weights}, tmp_path)
     assert isinstance(module.net, CLIFF)
     assert module.net.head.num_iterations == 3
-    assert module.config["data"]["cut"]["half_resolution_sources"] == ["pw3d"]
+    assert module.config["data"]["cut"]["half_resolution_sources"] == ["pw3d", "pw3d_metahmr"]
     ours = module.net.state_dict()
     assert len(ours) == len(weights)
     pairs = {"backbone.layer4.0.bn3.weight": "module.encoder.layer4.0.bn3.weight"}

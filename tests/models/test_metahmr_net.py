@@ -446,6 +446,7 @@ def test_a_test_run_scores_people_before_and_after_adaptation(body_model, tmp_pa
 
         def test_dataloader(self):
             named = {"key": ["a", "b", "c", "d"], "index": torch.arange(4)}
+            named["box_img"] = torch.tensor([[0.0, 0, 50, 100]]).expand(4, 4)
             return DataLoader([make_batch(body_model) | named], batch_size=None)
 
         def protocol(self, source: str) -> dict:
