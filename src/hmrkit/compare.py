@@ -35,7 +35,7 @@ def compare(config: DictConfig) -> None:
 def main() -> None:
     """Console entry point; what stands before the first option is a report."""
     given = sys.argv[1:]
-    paths = list(itertools.takewhile(lambda a: "=" not in a and a[0] not in "-+~", given))
+    paths = list(itertools.takewhile(lambda a: "=" not in a and a[:1] not in "-+~", given))
     if paths:
         sys.argv[1:] = [*configs.as_overrides({"reports": paths}), *given[len(paths) :]]
     configs.run("compare", compare)
