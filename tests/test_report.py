@@ -146,6 +146,11 @@ def test_table_is_aligned_and_says_protocol_and_baseline(tmp_path):
     assert len({len(line) for line in lines}) == 1
     assert re.search(r"made +\| PA-MPJPE +\| +\d+\.\d +\| +\d+\.\d", lines[3])
     assert "h36m14, mid hips" in lines[3]
+    title = [cell.strip() for cell in lines[0].split("|")]
+    cells = [[cell.strip() for cell in line.split("|")] for line in lines[2:]]
+    error = np.mean(made_rows()["made"]["pa_mpjpe"])
+    assert cells[1][title.index("stage 1")] == f"{1.1 * error:.1f}"
+    assert cells[0][title.index("stage 1")] == "-"  # MPJPE has none
     assert table in (tmp_path / "report.md").read_text()
 
 

@@ -1,10 +1,10 @@
-"""Make the convolutions that ``experiment=sathmr_tiny`` begins with.
+"""Make the convolutions that tiny runs of methods with a pretrained backbone begin with.
 
 ``python tools/make_tiny_stem.py runs/quickstart/checkpoints/last.ckpt output.safetensors``
 
-SAT-HMR begins with DINOv2's weights; its tiny run begins with the convolutions of a quick start.
-Those that come with hmrkit are of ``python -m hmrkit.train experiment=quickstart
-trainer.max_steps=600``, in half precision.
+Where the papers begin with ImageNet's, DINOv2's or ViTPose's weights, the tiny runs of PyMAF,
+SAT-HMR and HeatFormer begin with the convolutions of a quick start: those that come with hmrkit are of
+``python -m hmrkit.train experiment=quickstart``, in half precision.
 """
 
 import argparse

@@ -149,19 +149,25 @@ def format_table(report: Mapping[str, Any] | Path) -> str:
     """
     if isinstance(report, Path):
         report = json.loads(report.read_text(encoding="utf-8"))
-    is_adapted = any("adaptation" in test for test in report["tests"].values())
-    before = ["before adaptation"] if is_adapted else []
+    tests = report["tests"].values()
+    stages = [len(m.get("stages", ())) for test in tests for m in test["metrics"].values()]
+    is_adapted = any("adaptation" in test for test in tests)
+    before = [f"stage {i}" for i in range(max(stages, default=0))]
+    before = ["before adaptation"] if is_adapted else before
     header = ["source", "metric", *before, "value", "mean pose", "ratio", "unit"]
     header += ["samples", "protocol"]
     lines = [header]
     for source, test in report["tests"].items():
-        adaptation = test.get("adaptation", {"before": {}})
         for name, metric in test["metrics"].items():
+            earlier = metric.get("stages", [])
+            if is_adapted:
+                earlier = [test.get("adaptation", {"before": {}})["before"].get(name)]
+            earlier = [*earlier, *[None] * len(before)][: len(before)]
             lines.append(
                 [
                     source,
                     columns.metric(name).title,
-                    *(_number(adaptation["before"].get(name), ".1f") for _ in before),
+                    *(_number(value, f".{columns.metric(name).decimals}f") for value in earlier),
                     _number(metric["value"], f".{columns.metric(name).decimals}f"),
                     _number(metric["baseline"], f".{columns.metric(name).decimals}f"),
                     _number(metric["ratio"], ".2f"),

@@ -205,7 +205,7 @@ def test_queries_can_look_around_their_boxes_from_the_first_step(body_model):
 
 def test_a_frozen_stem_begins_as_the_quick_starts_and_stays_so():
     stem = ConvStem(8, is_frozen=True)
-    set_initial_weights(stem, {"blocks": {"_target_": "hmrkit.models.sathmr.stem.read_stem"}})
+    set_initial_weights(stem, {"blocks": {"_target_": "hmrkit.layers.convnet.read_stem"}})
     before = {name: value.clone() for name, value in stem.blocks.state_dict().items()}
     assert before["0.1.running_var"].std() > 0  # it has seen pictures
     places = tokens.Cells(*(torch.zeros(1, dtype=torch.int64) for _ in range(3)))

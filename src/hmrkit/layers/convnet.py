@@ -1,8 +1,10 @@
 """Small convolutional networks for minutes on a CPU."""
 
 import math
+from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 
@@ -130,6 +132,22 @@ class ConvTokens(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Image (B, 3, H, W), normalised, to tokens (B, N, dim), row by row."""
         return self.to_tokens(self.blocks(image)).flatten(2).transpose(1, 2) + self.pos_embed
+
+
+def read_stem(path: str | Path | None = None) -> dict[str, Tensor]:
+    """Weights of the first eight ``blocks`` of width 16, as the quick start leaves them.
+
+    For ``initial_weights`` of a network of this module, or of another with the same blocks.
+
+    Args:
+        path: what ``tools/make_tiny_stem.py`` made; None for the one that comes with hmrkit.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+    """
+    file = Path(path) if path else Path(__file__).with_name("tiny_stem.safetensors")
+    weights = load_file(file)
+    return {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}
 
 
 def _block(in_channels: int, out_channels: int, kernel: int, stride: int) -> nn.Sequential:

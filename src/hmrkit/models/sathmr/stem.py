@@ -6,9 +6,6 @@ patch, but never beyond the image: what a batch adds to an image for the sake of
 before every convolution, as the border of an image is.
 """
 
-from pathlib import Path
-
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -58,20 +55,6 @@ class ConvStem(nn.Module):
         super().train(mode)
         self.blocks.train(mode and not self.is_frozen)
         return self
-
-
-def read_stem(path: str | Path | None = None) -> dict[str, Tensor]:
-    """Weights of the blocks of a ``ConvStem`` of width 16; for ``initial_weights``.
-
-    Args:
-        path: what ``tools/make_tiny_stem.py`` made; None for the one that comes with hmrkit.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-    """
-    file = Path(path) if path else Path(__file__).with_name("tiny_stem.safetensors")
-    weights = load_file(file)
-    return {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}
 
 
 def _masked(hidden: Tensor, is_own: Tensor) -> Tensor:
