@@ -2,22 +2,28 @@
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
+import made_programs
 from hmrkit.configs import load_config, to_plain
 from made_quickstart import TINY, tiny_sizes
 
 
 @pytest.fixture(scope="session")
 def tiny_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A datasets folder with the sources of ``mix=quickstart``, a few small pictures each."""
+    """A datasets folder with the sources of ``mix=quickstart``, a few small pictures each.
+
+    The workers of pytest-xdist share it: the second finds the first one's.
+    """
     from hmrkit.data.synth.shards import make_shards
 
-    folder = tmp_path_factory.mktemp("datasets")
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "datasets"
     for split, (num, seed) in TINY.items():
         name = "quickstart" if split == "train" else f"quickstart_{split}"
         where = ["run_dir=run", f"paths.datasets={folder}"]
@@ -25,7 +31,8 @@ def tiny_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
         node = to_plain(config.mix)[split]["quickstart"]
         assert node["synth"]["num"] == num, name
         assert node["synth"]["seed"] == seed, name
-        make_shards(output=node["path"], workers=2, **node["synth"])
+        with FileLock(f"{folder}.lock"):
+            make_shards(output=node["path"], workers=0, **node["synth"])
     return folder
 
 
@@ -56,24 +63,7 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     item.add_marker(pytest.mark.xdist_group(name))
 
 
-Program = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
 @pytest.fixture
-def program(tmp_path: Path) -> Program:
+def program(tmp_path: Path) -> Callable[..., "subprocess.CompletedProcess[str]"]:
     """Run ``python -m hmrkit.<name> ...`` in an empty folder."""
-
-    def call(
-        name: str, *arguments: str, timeout: float = 240, **variables: str
-    ) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
-            [sys.executable, "-m", f"hmrkit.{name}", *arguments],
-            cwd=tmp_path,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **variables},
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
-
-    return call
+    return partial(made_programs.run, cwd=tmp_path)

@@ -3,8 +3,6 @@ import json
 import logging
 import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -186,19 +184,13 @@ def test_ours_with_a_weight_missing_is_refused(content, tmp_path):
         load_checkpoint(tmp_path / "ours.ckpt")
 
 
-def run_convert(*arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "hmrkit.convert", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
-def test_the_command_converts_and_a_wrong_file_ends_it_with_one_message(content, tmp_path):
+def test_the_command_converts_and_a_wrong_file_ends_it_with_one_message(program, content, tmp_path):
     path, output = saved(content, tmp_path), tmp_path / "hmr.ckpt"
-    done = run_convert(
-        "model=hmr", f"checkpoint={path}", f"output={output}", "+options.network=auxiliary"
-    )
+    options = ("model=hmr", f"output={output}", "+options.network=auxiliary")
+    done = program("convert", f"checkpoint={path}", *options)
     assert done.returncode == 0, done.stderr
     assert load_checkpoint(output).net.head.num_iterations == 3
-    failed = run_convert("model=hmr", f"checkpoint={output}", f"output={tmp_path / 'no.ckpt'}")
+    failed = program("convert", "model=hmr", f"checkpoint={output}", "output=no.ckpt")
     assert failed.returncode != 0
     assert "checkpoint of hmrkit already" in failed.stderr
     assert "Traceback" not in failed.stderr

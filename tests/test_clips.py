@@ -1,9 +1,6 @@
 """The demo on real videos, as a user runs it."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -11,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import made_programs
 from hmrkit import configs
 from hmrkit.body.free import free_body
 from hmrkit.infer import exports, motion, plan, tracks, videos
@@ -38,11 +36,7 @@ def boxes_of(frame):
 
 
 def demo(folder, *overrides):
-    command = [sys.executable, "-m", "hmrkit.demo", "checkpoint=last.ckpt", *overrides]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, timeout=240, env=environment
-    )
+    done = made_programs.run("demo", "checkpoint=last.ckpt", *overrides, cwd=folder)
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
 

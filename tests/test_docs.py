@@ -33,13 +33,6 @@ def test_every_source_that_can_be_prepared_is_on_the_data_page():
     assert len(prepared) > 80
 
 
-def test_every_source_bears_the_name_of_its_file():
-    for path in SOURCES:
-        if "prepare:" in path.read_text():
-            config = load_config("prepare", [f"source={path.stem}", "input=x"])
-            assert config.source.name == path.stem
-
-
 def test_every_mix_is_on_the_data_page():
     mixes = {path.stem for path in (Path(config_dir()) / "mix").glob("*.yaml")}
     named = set(re.findall(r"`(\w+)`", DATA))

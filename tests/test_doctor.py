@@ -46,6 +46,7 @@ def test_what_is_broken_is_named_with_the_remedy(program, tmp_path: Path):
         "doctor",
         "json=true",
         "body_models=bodies",
+        fresh=True,
         PYTHONPATH=f"{fakes}:{ROOT / 'src'}",
     )
     assert done.returncode == 1, done.stderr
@@ -66,7 +67,7 @@ def test_a_torch_that_cannot_be_imported_does_not_stop_the_page(program, tmp_pat
     fakes = tmp_path / "fakes"
     fakes.mkdir()
     break_module(fakes, "torch", "OSError('libcudart.so.13: cannot open shared object file')")
-    done = program("doctor", "json=true", PYTHONPATH=f"{fakes}:{ROOT / 'src'}")
+    done = program("doctor", "json=true", fresh=True, PYTHONPATH=f"{fakes}:{ROOT / 'src'}")
     assert done.returncode == 1, done.stderr
     lines = lines_of(done)
     assert "libcudart" in lines["torch"]["found"]

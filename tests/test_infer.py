@@ -206,12 +206,7 @@ def made_checkpoint(path):
     return path
 
 
-def demo(folder, *overrides, program="from hmrkit.demo import main; main()"):
-    command = [sys.executable, "-c", program, *overrides]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
-
-
-def test_demo_writes_every_file_and_lists_what_it_skipped(tmp_path):
+def test_demo_writes_every_file_and_lists_what_it_skipped(program, tmp_path):
     made_checkpoint(tmp_path / "last.ckpt")
     touch(tmp_path / "in" / "a.jpg")
     touch(tmp_path / "in" / "a.png")
@@ -222,7 +217,7 @@ def test_demo_writes_every_file_and_lists_what_it_skipped(tmp_path):
         "output=out",
         "boxes=[[5,0,30,38],[20,5,55,39]]",
     ]
-    result = demo(tmp_path, *overrides, "formats=[overlay,npz,glb,obj]", "joint_set=coco17")
+    result = program("demo", *overrides, "formats=[overlay,npz,glb,obj]", "joint_set=coco17")
     assert result.returncode == 0, result.stderr
     assert "broken.jpg cannot be read" in result.stdout + result.stderr
     assert "2 of 3 pictures done" in result.stdout + result.stderr
@@ -282,7 +277,8 @@ def test_a_wrong_input_ends_the_command_with_one_message_and_without_torch(tmp_p
         "try:\n    main()\nfinally:\n    print('torch' in sys.modules)"
     )
     folder = made_folder(tmp_path)
-    result = demo(folder, "checkpoint=last.ckpt", "input=no.jpg", program=program)
+    command = [sys.executable, "-c", program, "checkpoint=last.ckpt", "input=no.jpg"]
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
     assert result.returncode != 0
     assert "input=no.jpg: no such file" in result.stderr
     assert "Traceback" not in result.stderr

@@ -1,12 +1,9 @@
 """Preparing official data: the same bytes always, nothing lost silently, nothing half made."""
 
 import json
-import os
 import re
 import shlex
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,6 +12,7 @@ import fsspec
 import numpy as np
 import pytest
 
+import made_programs
 from hmrkit.data.crops import Crops, select_view
 from hmrkit.data.precrop import Precrop
 from hmrkit.data.prepare import prepare
@@ -80,22 +78,20 @@ def test_manifest_says_all_and_the_shards_open(tmp_path, download):
     assert (sample["images"][0] == decode_image((download / "photos/0003.jpg").read_bytes())).all()
 
 
-def program(folder, *overrides, **options):
+def program(folder, *overrides):
     """The program with the test's converter, in the folder."""
     (folder / "configs/source").mkdir(parents=True, exist_ok=True)
     (folder / "configs/source/photos.yaml").write_text(
         "path: ${paths.datasets}/photos\nname: photos\nprepare:\n  _target_: official.Photos\n"
         "  annotations: people.json\n  delay_s: 0.0\n"
     )
-    command = [sys.executable, "-m", "hmrkit.prepare", *overrides]
-    command += [f"hydra.searchpath=[{folder / 'configs'}]"]
-    environment = {**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"}
-    return command, {"cwd": folder, "env": environment, **options}
+    configs = f"hydra.searchpath=[{folder / 'configs'}]"
+    return ["prepare", *overrides, configs], {"cwd": folder, "PYTHONPATH": str(TESTS)}
 
 
 def run(folder, *overrides):
     command, options = program(folder, *overrides)
-    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+    return made_programs.run(*command, **options)
 
 
 def test_kill_9_loses_no_shard_and_resuming_changes_no_byte(tmp_path):
@@ -104,14 +100,12 @@ def test_kill_9_loses_no_shard_and_resuming_changes_no_byte(tmp_path):
     overrides = ["source=photos", f"input={download}", f"output={output}", "workers=2"]
     overrides += ["records_per_shard=3", "source.prepare.delay_s=0.05"]
     command, options = program(tmp_path, *overrides)
-    process = subprocess.Popen(
-        command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, **options
-    )
+    process = made_programs.start(*command, **options)
     deadline = time.monotonic() + 60
     while len(list(output.glob(".prepare/0*.json"))) < 3 and time.monotonic() < deadline:
         time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.send_signal(signal.SIGKILL)
+    process.wait(timeout=60)
     time.sleep(0.5)  # the workers notice that their parent is gone
     notes = sorted(output.glob(".prepare/0*.json"))
     assert 3 <= len(notes) < 14
@@ -563,8 +557,7 @@ def test_input_of_which_nothing_is_left_is_an_error(tmp_path):
 
 
 def test_program_answers_mistakes_in_one_message(tmp_path, download):
-    command = [sys.executable, "-m", "hmrkit.prepare", f"input={download}", "source=synthetic"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = made_programs.run("prepare", f"input={download}", "source=synthetic", cwd=tmp_path)
     assert done.returncode == 2
     assert "source=synthetic is not made from a download: these are: " in done.stderr
     (tmp_path / "empty").mkdir()

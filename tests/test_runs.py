@@ -2,10 +2,8 @@
 
 import csv
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
+import made_programs
 
 Program = Callable[..., "subprocess.CompletedProcess[str]"]
 LAST = "runs/quickstart/checkpoints/last.ckpt"
@@ -61,22 +61,25 @@ def test_checkpoints_hold_tensors_and_plain_containers_only(
     assert content["hyper_parameters"]["config"]["model"]["net"]["_target_"].endswith("HMR")
 
 
-@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_an_interrupted_run_resumes_to_the_weights_of_an_uninterrupted_one(
-    program: Program, tiny_overrides: list[str], tmp_path: Path, stop: signal.Signals
-):
+@pytest.fixture(scope="module")
+def uninterrupted(
+    tiny_overrides: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[list[str], dict[str, torch.Tensor]]:
+    """A longer run's options and last weights."""
     steps = [*tiny_overrides, "trainer.max_steps=41", "trainer.val_check_interval=20", "test=false"]
     steps.append("model.net.dropout=0.5")
-    whole = program("train", *steps, "name=whole")
-    assert whole.returncode == 0, whole.stderr
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    done = made_programs.run("train", *steps, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return steps, weights(folder / LAST)
 
-    process = subprocess.Popen(
-        [sys.executable, "-m", "hmrkit.train", *steps],
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_run_resumes_to_the_weights_of_an_uninterrupted_one(
+    program: Program, uninterrupted, tmp_path: Path, stop: signal.Signals
+):
+    steps, theirs = uninterrupted
+    process = made_programs.start("train", *steps, cwd=tmp_path)
     deadline = time.monotonic() + 120
     while not (tmp_path / LAST).is_file() and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -90,7 +93,7 @@ def test_an_interrupted_run_resumes_to_the_weights_of_an_uninterrupted_one(
 
     resumed = program("train", *steps, "resume=true")
     assert resumed.returncode == 0, resumed.stderr
-    ours, theirs = weights(tmp_path / LAST), weights(tmp_path / LAST.replace("quickstart", "whole"))
+    ours = weights(tmp_path / LAST)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 

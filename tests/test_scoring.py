@@ -7,7 +7,6 @@ import pickle
 import re
 import signal
 import subprocess
-import sys
 import time
 import zipfile
 from collections.abc import Callable
@@ -18,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 
+import made_programs
 from hmrkit.body.free import free_body
 from hmrkit.layers.resnet import ResNet
 from hmrkit.models.hmr.model import HMR
@@ -55,13 +55,7 @@ def test_a_killed_evaluation_goes_on_where_it_was(program: Program, trained: Pat
     whole = program("eval", f"checkpoint={LAST}", "output=whole", *QUIET)
     assert whole.returncode == 0, whole.stderr
     arguments = [f"checkpoint={LAST}", "output=killed", "save_every_s=0", *QUIET]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "hmrkit.eval", *arguments, "+data.batch_size=1"],
-        cwd=trained,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    process = made_programs.start("eval", *arguments, "+data.batch_size=1", cwd=trained)
     parts, deadline = trained / "killed/rows_parts", time.monotonic() + 120
     while len(list(parts.glob("*.npz"))) < 3 and time.monotonic() < deadline:
         time.sleep(0.002)
@@ -95,7 +89,8 @@ def test_predictions_that_were_written_down_score_as_the_network_did(
     two = program("eval", "predictions=said.npz", *preset, "output=two", *QUIET)
     assert two.returncode == 0, two.stderr
     assert_same(trained / "two", trained / "one")
-    wrong = program("eval", "predictions=said.npz", "eval=synthetic", "output=three", *QUIET)
+    other = ["eval=synthetic", "mix.test.synthetic.synth.num=2", "output=three"]
+    wrong = program("eval", "predictions=said.npz", *other, *QUIET)
     assert wrong.returncode == 2
     assert "Traceback" not in wrong.stderr
 

@@ -1,16 +1,14 @@
 """Synthetic people: labels are true, records are reproducible, shards survive interruption."""
 
 import dataclasses
-import os
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 import torch
 
+import made_programs
 from hmrkit.body import joints
 from hmrkit.body.free import free_body_data
 from hmrkit.body.smpl import SMPL
@@ -301,21 +299,21 @@ def test_shards_have_the_same_bytes_for_any_number_of_workers(tmp_path):
 
 def test_kill_9_loses_no_shard_and_resuming_changes_no_byte(tmp_path):
     output = tmp_path / "killed"
-    command = [sys.executable, "-m", "hmrkit.synth", f"output={output}", "num=60", "image_size=48"]
+    command = ["synth", f"output={output}", "num=60", "image_size=48"]
     command += ["records_per_shard=6", "workers=2", "num_pictures=6", "recipe=easy"]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
+    process = made_programs.start(*command, cwd=tmp_path)
     deadline = time.monotonic() + 60
     while len(list(output.glob("*.index"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.send_signal(signal.SIGKILL)
+    process.wait(timeout=60)
     finished = [path.with_suffix("") for path in output.glob("*.tar.index")]
     done = {path: path.stat().st_mtime_ns for path in finished}
     assert len(done) >= 2
     assert not (output / "hmrkit.json").exists()
     with pytest.raises(ValueError, match=r"num=60, now num=61"):
         make_shards(output, 61, image_size=48, records_per_shard=6, recipe=easy())
-    run = subprocess.run([*command, "workers=1"], cwd=tmp_path, capture_output=True, text=True)
+    run = made_programs.run(*command, "workers=1", cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     assert all(path.stat().st_mtime_ns == then for path, then in done.items())
     make_shards(

@@ -1,10 +1,8 @@
 """Meta-HMR as it is trained: several processes, bfloat16, compiled backbones, whole runs."""
 
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -17,6 +15,7 @@ from made_batches import labelled_crops, placed_in_images
 from PIL import Image
 from torch import distributed, multiprocessing
 
+import made_programs
 from hmrkit.adapt.adapt import Adapt
 from hmrkit.adapt.loss import Evidence, InnerLoss
 from hmrkit.body import joints
@@ -250,13 +249,7 @@ def test_a_killed_run_resumes_to_the_weights_of_an_uninterrupted_one(
     steps = [*overrides, "trainer.max_steps=16", "trainer.val_check_interval=8", "test=false"]
     whole = program("train", *steps, "name=whole")
     assert whole.returncode == 0, whole.stderr
-    process = subprocess.Popen(
-        [sys.executable, "-m", "hmrkit.train", *steps],
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    process = made_programs.start("train", *steps, cwd=tmp_path)
     deadline = time.monotonic() + 120
     while not (tmp_path / LAST).is_file() and time.monotonic() < deadline:
         time.sleep(0.01)

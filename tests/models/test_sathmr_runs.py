@@ -3,8 +3,6 @@
 import json
 import pickle
 import signal
-import subprocess
-import sys
 import time
 import zipfile
 from pathlib import Path
@@ -15,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+import made_programs
 from hmrkit.checkpoints import load_checkpoint
 
 SMALL = [
@@ -39,18 +38,14 @@ SMALL = [
 def run_folder(tmp_path_factory):
     """Training that is killed in its midst, and then resumed."""
     folder = tmp_path_factory.mktemp("sathmr")
-    command = [sys.executable, "-m", "hmrkit.train", *SMALL]
-    with (folder / "killed.log").open("w") as log:
-        first = subprocess.Popen(
-            [*command, "trainer.max_steps=1000"], cwd=folder, stdout=log, stderr=log
-        )
-        checkpoints = folder / "runs" / "sathmr_tiny" / "checkpoints"
-        until = time.monotonic() + 120
-        while not list(checkpoints.glob("step*.ckpt")) and time.monotonic() < until:
-            time.sleep(0.1)
-            assert first.poll() is None, (folder / "killed.log").read_text()
-        first.send_signal(signal.SIGKILL)
-        first.wait()
+    first = made_programs.start("train", *SMALL, "trainer.max_steps=1000", cwd=folder)
+    checkpoints = folder / "runs" / "sathmr_tiny" / "checkpoints"
+    until = time.monotonic() + 120
+    while not list(checkpoints.glob("step*.ckpt")) and time.monotonic() < until:
+        time.sleep(0.01)
+        assert first.poll() is None, first.read()
+    first.send_signal(signal.SIGKILL)
+    first.wait(timeout=60)
     (kept,) = checkpoints.glob("step*.ckpt")
     step = int(kept.stem.removeprefix("step"))
     arguments = [f"trainer.max_steps={step + 2}", "resume=true"]
@@ -59,8 +54,7 @@ def run_folder(tmp_path_factory):
 
 
 def program(folder: Path, name: str, *arguments: str) -> str:
-    command = [sys.executable, "-m", f"hmrkit.{name}", *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    done = made_programs.run(name, *arguments, cwd=folder)
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
 
