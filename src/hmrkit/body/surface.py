@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping
 
 import numpy as np
-import trimesh
 from scipy.spatial import cKDTree
 
 from hmrkit.body import joints
@@ -125,6 +124,8 @@ def upsampling(
     Returns:
         (V, 3) int64 coarse vertices and (V, 3) float32 shares, which sum to 1.
     """
+    import trimesh  # half a second, and few programs look at surfaces
+
     triangles = template[vertices][coarse_faces].astype(np.float64)  # (f, 3, 3)
     near = cKDTree(triangles.mean(axis=1)).query(template, k=_NUM_CANDIDATES)[1]  # (V, k)
     points = np.repeat(template.astype(np.float64), _NUM_CANDIDATES, axis=0)
@@ -142,6 +143,8 @@ def upsampling(
 
 def _barycentric(triangles: np.ndarray, points: np.ndarray) -> np.ndarray:
     """(n, 3) shares of points in their triangles; of flat triangles, the nearest corner."""
+    import trimesh
+
     with np.errstate(divide="ignore", invalid="ignore"):
         shares = trimesh.triangles.points_to_barycentric(triangles, points)
     nearest = np.linalg.norm(triangles - points[:, None], axis=2).argmin(axis=1)
