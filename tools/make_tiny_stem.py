@@ -3,8 +3,8 @@
 ``python tools/make_tiny_stem.py runs/quickstart/checkpoints/last.ckpt output.safetensors``
 
 Where the papers begin with ImageNet's, DINOv2's or ViTPose's weights, the tiny runs of PyMAF,
-SAT-HMR and HeatFormer begin with the convolutions of a quick start: those that come with hmrkit are of
-``python -m hmrkit.train experiment=quickstart``, in half precision.
+SAT-HMR and HeatFormer begin with the convolutions of a quick start: those that come with hmrkit
+are of ``python -m hmrkit.train experiment=quickstart``, in half precision.
 """
 
 import argparse
