@@ -45,6 +45,15 @@ def test_the_whole_network_can_begin_with_another_run(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), other.parameters(), strict=True))
 
 
+def test_a_whole_network_overrules_the_parts_of_a_recipe(tmp_path):
+    net, other = network(), network()
+    (tmp_path / "part").mkdir()
+    part = saved(tmp_path / "part", WEIGHTS)
+    whole = saved(tmp_path, {"state_dict": other.state_dict()})
+    set_initial_weights(net, {"all": whole, "backbone": part})
+    assert torch.equal(net["backbone"].weight, other["backbone"].weight)
+
+
 @pytest.mark.parametrize(
     ("content", "part", "message"),
     [

@@ -39,13 +39,14 @@ def set_initial_weights(
         net: the network.
         files: dotted name of a part, or "all" for the whole network -> file, or a node with
             ``_target_`` whose call returns the weights, or ``{file, without}`` where the file lacks
-            weights whose names begin so, which stay as they are; or None to change nothing.
+            weights whose names begin so, which stay as they are; or None to change nothing. "all"
+            comes last: a recipe's beginning of a part gives way to a whole network.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if the network has no such part, or the file does not fill all of it.
     """
-    for name, path in files.items():
+    for name, path in sorted(files.items(), key=lambda item: item[0] == "all"):
         if path is None:
             continue
         try:

@@ -27,7 +27,6 @@ def tiny_overrides(shards) -> list[str]:
         f"paths.datasets={shards}",
         *tiny_sizes(),
         "data.cut.input_size=[64,64]",
-        "model.net.backbone.width=4",
         "model.net.num_channels=8",
         "model.net.num_hidden=16",
         "model.net.num_points=32",

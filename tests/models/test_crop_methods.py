@@ -142,7 +142,7 @@ def test_bfloat16_autocast_stays_close(body_model, method):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["hmr2", "tokenhmr"])  # pymaf in training: test_pymaf_net
 def test_compiled_equals_eager(body_model, method):
     net, _ = make(method, body_model)
     batch = {"image": labelled_crops(body_model, SIZE)["image"]}

@@ -22,7 +22,6 @@ SMALL = [
     "model.net.keypoint_size=[32,32]",
     "model.net.map_size=16",
     "model.net.backbone.image_size=[32,32]",
-    "model.net.backbone.width=4",
     "model.net.heatmapper.width=4",
     "initial_weights.heatmapper=null",
     "trainer.val_check_interval=2",
