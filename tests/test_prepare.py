@@ -89,9 +89,9 @@ def program(folder, *overrides):
     return ["prepare", *overrides, configs], {"cwd": folder, "PYTHONPATH": str(TESTS)}
 
 
-def run(folder, *overrides):
+def run(folder, *overrides, fresh=False):
     command, options = program(folder, *overrides)
-    return made_programs.run(*command, **options)
+    return made_programs.run(*command, fresh=fresh, **options)
 
 
 def test_kill_9_loses_no_shard_and_resuming_changes_no_byte(tmp_path):
@@ -166,7 +166,7 @@ def test_program_reports_and_its_command_makes_the_same_set_again(tmp_path, down
 def test_parts_run_as_a_sweep_and_leave_nothing_else(tmp_path, download, launcher):
     done = run(
         tmp_path, "-m", "source=photos", f"input={download}", "part=0,1", "num_parts=2",
-        "records_per_shard=4", *launcher,
+        "records_per_shard=4", *launcher, fresh="hydra/launcher=joblib" in launcher,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     make(download, tmp_path / "alone", records_per_shard=4)

@@ -150,7 +150,7 @@ def test_a_sweep_runs_every_job_in_its_own_folder(
     program: Program, tiny_overrides: list[str], tmp_path: Path
 ):
     launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
-    done = program("train", "-m", *tiny_overrides, "seed=1,2", *launcher)
+    done = program("train", "-m", *tiny_overrides, "seed=1,2", *launcher, fresh=True)
     assert done.returncode == 0, done.stderr
     reports = sorted((tmp_path / "runs/sweeps/quickstart").glob("*/*/report.json"))
     assert [path.parent.name for path in reports] == ["0", "1"]
