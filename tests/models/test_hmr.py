@@ -8,7 +8,8 @@ from hmrkit.body.free import free_body
 from hmrkit.geometry.cameras import project
 from hmrkit.geometry.rotations import axis_angle_to_rotmat
 from hmrkit.layers.convnet import ConvNet
-from hmrkit.layers.resnet import Pointwise, ResNet
+from hmrkit.layers.normed import Pointwise
+from hmrkit.layers.resnet import ResNet
 from hmrkit.models.hmr.loss import HMRLoss
 from hmrkit.models.hmr.model import HMR
 from hmrkit.types import Batch, Body

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from hmrkit.layers.normed import activated
 from hmrkit.layers.resnet import Bottleneck
 
 _STEM = 64
@@ -40,7 +41,6 @@ class HRNet(nn.Module):
         self.bn1 = nn.BatchNorm2d(_STEM)
         self.conv2 = nn.Conv2d(_STEM, _STEM, 3, stride=2, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(_STEM)
-        self.relu = nn.ReLU(inplace=True)
         rest = [Bottleneck(_LAYER1, _STEM, 1) for _ in range(num_blocks - 1)]
         self.layer1 = nn.Sequential(Bottleneck(_STEM, _STEM, 1), *rest)
         one, two, three, four = (self.widths[:count] for count in (1, 2, 3, 4))
@@ -55,8 +55,8 @@ class HRNet(nn.Module):
 
     def maps(self, image: Tensor) -> list[Tensor]:
         """Image (B, 3, H, W), normalised, to maps (B, C 2^i, H / 4 / 2^i, W / 4 / 2^i)."""
-        x = self.relu(self.bn1(self.conv1(image)))
-        x = self.layer1(self.relu(self.bn2(self.conv2(x))))
+        x = activated(self.conv1, self.bn1, image)
+        x = self.layer1(activated(self.conv2, self.bn2, x))
         maps = self.stage2([transition(x) for transition in self.transition1])
         maps = self.stage3([*maps, self.transition2[-1](maps[-1])])
         return self.stage4([*maps, self.transition3[-1](maps[-1])])
@@ -168,12 +168,10 @@ class BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(width)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
-        self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to the same shape."""
-        out = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
-        return self.relu(out.add_(x))
+        return activated(self.conv2, self.bn2, activated(self.conv1, self.bn1, x), x)
 
 
 def _stage(widths: Sequence[int], num_modules: int, num_blocks: int) -> nn.Sequential:

@@ -7,7 +7,8 @@ ImageNet weights and the backbones inside HMR's, CLIFF's and PyMAF's checkpoints
 from collections.abc import Sequence
 
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from hmrkit.layers.normed import Pointwise, activated, normed
 
 _EXPANSION = 4  # output channels of a block per channel of its 3x3 convolution
 
@@ -23,7 +24,6 @@ class ResNet(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
-        self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         self.layer1 = _stage(64, 64, layers[0], stride=1)
         self.layer2 = _stage(256, 128, layers[1], stride=2)
@@ -36,7 +36,7 @@ class ResNet(nn.Module):
 
     def features(self, image: Tensor) -> Tensor:
         """Image (B, 3, H, W), normalised, to the last feature map (B, 2048, H / 32, W / 32)."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(image))))
+        x = self.maxpool(activated(self.conv1, self.bn1, image))
         return self.layer4(self.layer3(self.layer2(self.layer1(x))))
 
     def forward(self, image: Tensor) -> Tensor:
@@ -56,8 +56,7 @@ class Bottleneck(nn.Module):
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = Pointwise(width, out_channels, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(out_channels)
-        self.relu = nn.ReLU(inplace=True)
-        self.downsample: nn.Module | None = None
+        self.downsample: nn.Sequential | None = None
         if stride != 1 or in_channels != out_channels:
             self.downsample = nn.Sequential(
                 nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False),
@@ -66,25 +65,10 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, 4 width, H / stride, W / stride)."""
-        shortcut = x if self.downsample is None else self.downsample(x)
-        x = self.relu(self.bn1(self.conv1(x)))
-        x = self.relu(self.bn2(self.conv2(x)))
-        return self.relu(self.bn3(self.conv3(x)).add_(shortcut))
-
-
-class Pointwise(nn.Conv2d):
-    """A 1x1 convolution of stride 1: a linear map of every pixel.
-
-    Where the channels of a pixel lie side by side in memory (channels last), it is run as one:
-    on a CPU its gradients take about 15 % less time.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C', H, W)."""
-        if x.stride(1) != 1:
-            return super().forward(x)
-        pixels = F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias)
-        return pixels.permute(0, 3, 1, 2)
+        shortcut = x if self.downsample is None else normed(*self.downsample, x)
+        x = activated(self.conv1, self.bn1, x)
+        x = activated(self.conv2, self.bn2, x)
+        return activated(self.conv3, self.bn3, x, shortcut)
 
 
 def _stage(in_channels: int, width: int, num_blocks: int, stride: int) -> nn.Sequential:

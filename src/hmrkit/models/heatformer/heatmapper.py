@@ -6,6 +6,7 @@ Simple baselines (Xiao et al. 2018) as AdaFuse trained it. Names of the state di
 import torch
 from torch import Tensor, nn
 
+from hmrkit.layers.normed import activated, normed
 from hmrkit.layers.resnet import Bottleneck
 
 # Channels of upstream's weights that show Human3.6M's joints, in the order in which HeatFormer
@@ -41,7 +42,6 @@ class PoseResNet(nn.Module):
         expansion = 4 if num_layers >= _DEEP else 1
         self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
-        self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         num_in = 64
         for stage, count in enumerate(_NUM_BLOCKS[num_layers]):
@@ -67,9 +67,11 @@ class PoseResNet(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Images (B, 3, H, W), normalised, to maps (B, 33, H / 4, W / 4)."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(image))))
+        x = self.maxpool(activated(self.conv1, self.bn1, image))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return self.final_layer(self.deconv_layers(x))
+        for first in range(0, len(self.deconv_layers), 3):
+            x = activated(self.deconv_layers[first], self.deconv_layers[first + 1], x)
+        return self.final_layer(x)
 
     def joint_maps(self, image: Tensor) -> Tensor:
         """Images (B, 3, H, W), normalised, to the maps (B, 17, H / 4, W / 4) of ``JOINTS``."""
@@ -85,8 +87,7 @@ class BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(width)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
-        self.relu = nn.ReLU(inplace=True)
-        self.downsample: nn.Module | None = None
+        self.downsample: nn.Sequential | None = None
         if stride != 1 or in_channels != width:
             self.downsample = nn.Sequential(
                 nn.Conv2d(in_channels, width, 1, stride=stride, bias=False),
@@ -95,6 +96,6 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, width, H / stride, W / stride)."""
-        shortcut = x if self.downsample is None else self.downsample(x)
-        x = self.relu(self.bn1(self.conv1(x)))
-        return self.relu(self.bn2(self.conv2(x)) + shortcut)
+        shortcut = x if self.downsample is None else normed(*self.downsample, x)
+        x = activated(self.conv1, self.bn1, x)
+        return activated(self.conv2, self.bn2, x, shortcut)
