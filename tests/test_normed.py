@@ -57,3 +57,22 @@ def test_in_training_the_norm_follows_the_batch():
     before = norm.running_mean.clone()
     activated(conv, norm.train(), torch.randn(2, 6, 32, 32))
     assert not torch.equal(norm.running_mean, before)
+
+
+def test_an_exported_network_takes_batches_of_every_size():
+    conv, norm = made("3x3")
+    size = torch.export.Dim("batch", min=1, max=64)
+
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = conv, norm
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return activated(self.conv, self.norm, image)
+
+    net = Both().eval()
+    exported = torch.export.export(net, (torch.randn(3, 6, 16, 16),), dynamic_shapes=({0: size},))
+    for num in (1, 8):
+        image = torch.randn(num, 6, 16, 16)
+        torch.testing.assert_close(exported.module()(image), net(image), atol=1e-5, rtol=1e-5)

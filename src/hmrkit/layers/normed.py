@@ -67,9 +67,9 @@ def _is_better_folded(conv: Conv, norm: nn.BatchNorm2d, x: Tensor) -> bool:
     """
     return (
         not norm.training
-        and x.numel() > conv.weight.numel()
         and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled(x.device.type)
+        and x.numel() > conv.weight.numel()
     )
 
 

@@ -314,20 +314,20 @@ class Block(nn.Module):
 
     def forward(self, rows: Tensor, counts: list[int]) -> Tensor:
         """Rows (N, D) of images with so many rows each to the same."""
-        rows = rows + self.ls1(self.attn(self.norm1(rows), counts))
-        return rows + self.ls2(self.mlp(self.norm2(rows)))
+        rows = self.ls1(self.attn(self.norm1(rows), counts), rows)
+        return self.ls2(self.mlp(self.norm2(rows)), rows)
 
 
 class LayerScale(nn.Module):
-    """One factor per channel."""
+    """One factor per channel of what is added."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.gamma = nn.Parameter(torch.ones(dim))
 
-    def forward(self, rows: Tensor) -> Tensor:
-        """(N, D) to (N, D)."""
-        return rows * self.gamma
+    def forward(self, change: Tensor, rows: Tensor) -> Tensor:
+        """Change and rows (N, D) to their sum (N, D), the change scaled."""
+        return torch.addcmul(rows, change, self.gamma)
 
 
 class Attention(nn.Module):
