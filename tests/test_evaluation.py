@@ -33,10 +33,16 @@ def batch(body_model) -> Batch:
     }
 
 
+def scores_of(mesh, batch, body_model, protocol=PELVIS):
+    labels = label_mesh(batch, body_model)
+    target = protocol.target_joints(labels, batch, body_model)
+    return person_metrics(mesh, labels, target, batch, body_model, protocol)
+
+
 def test_the_labels_themselves_score_zero_wherever_they_stand(body_model, batch):
     labels = label_mesh(batch, body_model)
     moved = Mesh(labels.vertices + 2.0, labels.joints + 2.0)
-    scores = person_metrics(moved, labels, batch, body_model, PELVIS)
+    scores = scores_of(moved, batch, body_model)
     assert scores["mpjpe"].max() < 0.01
     assert scores["pa_mpjpe"].max() < 0.01
     assert scores["pve"][:2].max() < 0.01
@@ -44,18 +50,18 @@ def test_the_labels_themselves_score_zero_wherever_they_stand(body_model, batch)
 
 def test_a_person_without_a_body_label_is_scored_by_keypoints_alone(body_model, batch):
     mesh = mean_pose_mesh(3, body_model)
-    scores = person_metrics(mesh, label_mesh(batch, body_model), batch, body_model, PELVIS)
+    scores = scores_of(mesh, batch, body_model)
     assert scores["pve"].isnan().tolist() == [False, False, True]
     assert (scores["mpjpe"] > 10).all()
     unlabelled = batch | {"keypoints_world": torch.zeros_like(batch["keypoints_world"])}
-    scores = person_metrics(mesh, label_mesh(batch, body_model), unlabelled, body_model, PELVIS)
+    scores = scores_of(mesh, unlabelled, body_model)
     assert scores["mpjpe"].isnan().tolist() == [False, False, True]
 
 
 def test_the_root_may_lie_outside_the_scored_joints(body_model, batch):
     protocol = Protocol("Human3.6M, 14 joints", "h36m14", ["h36m_pelvis"])
     mesh, labels = mean_pose_mesh(3, body_model), label_mesh(batch, body_model)
-    scores = person_metrics(mesh, labels, batch, body_model, protocol)
+    scores = scores_of(mesh, batch, body_model, protocol)
     rows = joints.index(list(joints.names("h36m14")), "h36m17")
     predicted, target = (body_model.joints_from_mesh(m, "h36m17") for m in (mesh, labels))
     error = (predicted - predicted[:, :1]) - (target - target[:, :1])

@@ -149,6 +149,37 @@ def test_vertex_errors_agree_with_numpy_and_have_gradients_at_no_error():
     assert metrics.pve_mm(pred[:0], target[:0]).shape == (0,)
 
 
+def test_vertex_errors_do_not_depend_on_gradients_precision_or_who_is_shifted():
+    generator = torch.Generator().manual_seed(0)
+    pred, target = torch.randn(2, 5, 70, 3, generator=generator)
+    shift = torch.randn(5, 1, 3, generator=generator)
+    plain = metrics.pve_mm(pred, target, shift)
+    torch.testing.assert_close(metrics.pve_mm(pred - shift, target), plain)
+    torch.testing.assert_close(metrics.pve_mm(pred.requires_grad_(), target, shift), plain)
+    exact = metrics.pve_mm(pred.detach().double(), target.double(), shift.double())
+    torch.testing.assert_close(exact.float(), plain)
+    everybody = metrics.pve_mm(pred[:1].detach(), target)
+    torch.testing.assert_close(everybody, metrics.pve_mm(pred[:1].expand(5, -1, -1), target))
+
+
+def test_autocast_does_not_round_an_alignment():
+    target = labelled(people())
+    pred = people() + 0.05 * people(seed=1)
+    plain = metrics.pa_mpjpe_mm(pred, target)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(metrics.pa_mpjpe_mm(pred, target), plain, rtol=1e-6, atol=0)
+
+
+def test_a_joint_that_is_not_labelled_may_be_predicted_anywhere():
+    target, pred = labelled(people()), people(seed=1)
+    target[:, 5, 3] = 0
+    plain = metrics.pa_mpjpe_mm(pred, target)
+    pred[1, 5] = torch.nan
+    value = metrics.pa_mpjpe_mm(pred, target)
+    assert torch.equal(value[[0, 2, 3]], plain[[0, 2, 3]])
+    assert not value[1] < plain[1]
+
+
 @pytest.mark.parametrize("broken", ["collapsed", "nan", "infinite", "mirrored"])
 def test_a_degenerate_prediction_never_scores_well(broken):
     generator = torch.Generator().manual_seed(0)

@@ -111,23 +111,33 @@ class Protocol:
             batch or -1. ``_<name>`` (R, ...) are kept for ``summary`` and are no metrics.
         """
         labels = label_mesh(batch, body_model)
+        target = self.target_joints(labels, batch, body_model)
         rows: dict[str, Tensor] = {}
         for prefix, mesh in scored_meshes(prediction, batch, body_model).items():
-            rows |= prefixed(prefix, person_metrics(mesh, labels, batch, body_model, self))
+            rows |= prefixed(prefix, person_metrics(mesh, labels, target, batch, body_model, self))
         return rows
 
-    def joints(
-        self, mesh: Mesh, labels: Mesh, batch: Batch, body_model: SMPL
-    ) -> tuple[Tensor, Tensor]:
-        """Joints of ``measured_set`` of P people: predicted (P, K, 3) and labelled (P, K, 4).
+    def mesh_joints(self, mesh: Mesh, body_model: SMPL) -> Tensor:
+        """Joints (P, K, 3) of ``measured_set``, metres, of predicted meshes."""
+        return body_model.joints_from_mesh(mesh, self.measured_set)
 
-        Labelled ones are those of the labelled mesh where there is one, else the annotated ones.
+    def target_joints(self, labels: Mesh, batch: Batch, body_model: SMPL) -> Tensor:
+        """Labelled joints (P, K, 4) of ``measured_set``, metres and confidence.
+
+        Those of the labelled mesh where there is one, else the annotated ones.
         """
         posed = body_model.joints_from_mesh(labels, self.measured_set)
         posed = torch.cat([posed, torch.ones_like(posed[..., :1])], dim=-1)
         has_mesh = batch["has_pose"] & batch["has_betas"]
-        target = torch.where(has_mesh[:, None, None], posed, self.annotated_joints(batch))
-        return body_model.joints_from_mesh(mesh, self.measured_set), target
+        return torch.where(has_mesh[:, None, None], posed, self.annotated_joints(batch))
+
+    def vertex_errors(
+        self, mesh: Mesh, labels: Mesh, predicted: Tensor, target: Tensor, body_model: SMPL
+    ) -> Tensor:
+        """PVE (P,), mm, after the roots of the joints (P, K, 3) and (P, K, 4) are put together."""
+        root = joints.index(list(self.root), self.measured_set)
+        own, other = (x[:, root, :3].mean(dim=1, keepdim=True) for x in (predicted, target))
+        return metrics.pve_mm(mesh.vertices, labels.vertices, own - other)
 
     def annotated_joints(self, batch: Batch) -> Tensor:
         """The annotated 3D joints of ``measured_set``, (P, K, 4) metres and confidence."""
@@ -198,10 +208,10 @@ def prefixed(prefix: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def scored_meshes(prediction: Prediction, batch: Batch, body_model: SMPL) -> dict[str, Mesh]:
-    """What is scored of P persons, by prefix of its columns: the result "", mean pose, stages."""
+    """What is scored, by prefix of its columns: the result "", mean pose (one row), stages."""
     assert prediction.mesh is not None
     meshes = {"": prediction.mesh}
-    meshes["baseline_"] = mean_pose_mesh(len(batch["has_pose"]), body_model)
+    meshes["baseline_"] = body_model.mean_mesh()
     for i, stage in enumerate(prediction.stages):
         meshes[f"stage{i}_"] = stage.mesh or body_model(stage.body)
     return meshes
@@ -213,7 +223,7 @@ def label_mesh(batch: Batch, body_model: SMPL) -> Mesh:
 
 
 def person_metrics(
-    mesh: Mesh, labels: Mesh, batch: Batch, body_model: SMPL, protocol: Protocol
+    mesh: Mesh, labels: Mesh, target: Tensor, batch: Batch, body_model: SMPL, protocol: Protocol
 ) -> dict[str, Tensor]:
     """MPJPE, PA-MPJPE and PVE of P persons, millimetres; NaN where a label is missing.
 
@@ -221,9 +231,10 @@ def person_metrics(
     are taken after both roots are moved to the origin.
 
     Args:
-        mesh: the prediction, (P, V, 3), any translation.
-        labels: ``label_mesh(batch, body_model)``.
-        batch: gives ``has_pose``, ``has_betas`` and ``keypoints_world``.
+        mesh: the prediction, (P, V, 3), any translation; or (1, V, 3), the same for everybody.
+        labels: the labelled bodies.
+        target: their joints, ``protocol.target_joints(labels, batch, body_model)``.
+        batch: gives ``has_pose`` and ``has_betas``.
         body_model: regresses the joints of ``protocol.joint_set``.
         protocol: joints and root.
 
@@ -233,9 +244,8 @@ def person_metrics(
     measured = protocol.measured_set
     scored = joints.index(list(joints.names(protocol.joint_set)), measured)
     root = joints.index(list(protocol.root), measured)
-    predicted, target = protocol.joints(mesh, labels, batch, body_model)  # (P, K, 3), (P, K, 4)
-    predicted_root, label_root = (x[:, root, :3].mean(1, keepdim=True) for x in (predicted, target))
-    pve = metrics.pve_mm(mesh.vertices - (predicted_root - label_root), labels.vertices)
+    predicted = protocol.mesh_joints(mesh, body_model).expand(len(target), -1, -1)
+    pve = protocol.vertex_errors(mesh, labels, predicted, target, body_model)
     pve = torch.where(batch["has_pose"] & batch["has_betas"], pve, torch.nan)
     values = joint_metrics(predicted, target, root, scored, protocol)
     return {"mpjpe": values.pop("mpjpe"), "pa_mpjpe": values.pop("pa_mpjpe"), "pve": pve, **values}
@@ -262,10 +272,11 @@ def joint_metrics(
         metrics: ``_joint_mm`` (P, k), and ``with_motion`` ``_joints`` (P, k, 3), ``_label_joints``
         (P, k, 4) metres about the root.
     """
+    joint_mm = metrics.joint_errors_mm(predicted, target, root, scored)
     values = {
-        "mpjpe": metrics.mpjpe_mm(predicted, target, root, scored),
+        "mpjpe": joint_mm.nanmean(dim=1),
         "pa_mpjpe": metrics.pa_mpjpe_mm(predicted, target, scored),
-        "_joint_mm": metrics.joint_errors_mm(predicted, target, root, scored),
+        "_joint_mm": joint_mm,
     }
     if protocol.with_pck:
         values["pck"] = 100 * metrics.pck(predicted, target, _PCK_M, root, scored)
@@ -280,5 +291,5 @@ def joint_metrics(
 
 def mean_pose_mesh(num_persons: int, body_model: SMPL) -> Mesh:
     """The baseline every report prints: the body's mean pose and shape for everybody."""
-    mean = body_model(body_model.mean_body(1))
+    mean = body_model.mean_mesh()
     return Mesh(mean.vertices.expand(num_persons, -1, -1), mean.joints.expand(num_persons, -1, -1))

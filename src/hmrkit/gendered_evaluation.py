@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from hmrkit import metrics
-from hmrkit.body import joints
 from hmrkit.body.gendered import GenderedBodies
 from hmrkit.body.smpl import SMPL
 from hmrkit.evaluation import Protocol, person_metrics, prefixed, scored_meshes
@@ -68,38 +67,38 @@ class GenderedProtocol(Protocol):
     def measure(self, prediction: Prediction, batch: Batch, body_model: SMPL) -> dict[str, Tensor]:
         """See ``Protocol.measure``; reads ``gender`` of the batch too."""
         labels = self.label_mesh(batch, body_model)
-        has_body = batch["has_pose"] & batch["has_betas"]
+        target = self.target_joints(labels, batch, body_model)
         rows: dict[str, Tensor] = {}
         for prefix, mesh in scored_meshes(prediction, batch, body_model).items():
-            values = person_metrics(mesh, labels, batch, body_model, self)
-            if self.pve_origin == "body":
-                values["pve"] = metrics.pve_mm(mesh.vertices, labels.vertices)
-            elif self.labelled_joints == "annotated":  # whose origin need not be the body's
-                origins = (self._root_of(one, body_model) for one in (mesh, labels))
-                own, other = (m.vertices - o for m, o in zip((mesh, labels), origins, strict=True))
-                values["pve"] = metrics.pve_mm(own, other)
-            values["pve"] = torch.where(has_body, values["pve"], torch.nan)
-            rows |= prefixed(prefix, values)
+            rows |= prefixed(prefix, person_metrics(mesh, labels, target, batch, body_model, self))
         return rows
 
-    def joints(
-        self, mesh: Mesh, labels: Mesh, batch: Batch, body_model: SMPL
-    ) -> tuple[Tensor, Tensor]:
-        """See ``Protocol.joints`` and ``labelled_joints``."""
+    def mesh_joints(self, mesh: Mesh, body_model: SMPL) -> Tensor:
+        """See ``Protocol.mesh_joints`` and ``labelled_joints``."""
+        if self.labelled_joints == "regressed":
+            return body_model.regress_joints(mesh.vertices)
+        return super().mesh_joints(mesh, body_model)
+
+    def target_joints(self, labels: Mesh, batch: Batch, body_model: SMPL) -> Tensor:
+        """See ``Protocol.target_joints`` and ``labelled_joints``."""
         if self.labelled_joints == "body":
-            return super().joints(mesh, labels, batch, body_model)
+            return super().target_joints(labels, batch, body_model)
         if self.labelled_joints == "annotated":
-            points = body_model.joints_from_mesh(mesh, self.measured_set)
-            return points, self.annotated_joints(batch)
-        predicted, posed = (body_model.regress_joints(m.vertices) for m in (mesh, labels))
+            return self.annotated_joints(batch)
+        posed = body_model.regress_joints(labels.vertices)
         is_labelled = (batch["has_pose"] & batch["has_betas"])[:, None, None]
         confidence = is_labelled.expand(*posed.shape[:2], 1).to(posed.dtype)
-        return predicted, torch.cat([posed, confidence], dim=-1)
+        return torch.cat([posed, confidence], dim=-1)
 
-    def _root_of(self, mesh: Mesh, body_model: SMPL) -> Tensor:
-        """The root (P, 1, 3) of meshes."""
-        rows = joints.index(list(self.root), self.measured_set)
-        return body_model.joints_from_mesh(mesh, self.measured_set)[:, rows].mean(1, keepdim=True)
+    def vertex_errors(
+        self, mesh: Mesh, labels: Mesh, predicted: Tensor, target: Tensor, body_model: SMPL
+    ) -> Tensor:
+        """See ``Protocol.vertex_errors`` and ``pve_origin``."""
+        if self.pve_origin == "body":
+            return metrics.pve_mm(mesh.vertices, labels.vertices)
+        if self.labelled_joints == "annotated":  # whose origin need not be the body's
+            target = self.mesh_joints(labels, body_model)
+        return super().vertex_errors(mesh, labels, predicted, target, body_model)
 
     def labels_in_words(self) -> str:
         """See ``Protocol.labels_in_words``."""
@@ -127,12 +126,16 @@ class GenderedProtocol(Protocol):
         label = replace(body, transl=torch.zeros_like(body.transl))
         unknown = _GENDERS[self.unknown_gender]
         gender = torch.where(batch["gender"] < 0, unknown, batch["gender"])
-        mesh = body_model(label)
-        vertices, skeleton = mesh.vertices.clone(), mesh.joints.clone()
-        for one in set(gender.tolist()) - {-1}:
+        num = len(gender)
+        vertices = label.betas.new_empty(num, body_model.num_vertices, 3)
+        skeleton = label.betas.new_empty(num, *body_model.mean_mesh().joints.shape[1:])
+        for one in set(gender.tolist()):
             rows = (gender == one).nonzero()[:, 0]
             theirs = Body(*(value[rows] for value in vars(label).values()))
-            own = _body_of(self.body_models, one, str(rows.device))(theirs)
+            own_body = body_model
+            if one != _GENDERS["neutral"]:
+                own_body = _body_of(self.body_models, one, str(rows.device))
+            own = own_body(theirs)
             vertices[rows], skeleton[rows] = own.vertices, own.joints
         return Mesh(vertices, skeleton)
 

@@ -38,6 +38,7 @@ class StoredJoints(Protocol):
         for prefix, mesh in scored_meshes(prediction, batch, body_model).items():
             predicted = body_model.joints_from_mesh(mesh, measured)
             predicted = predicted - predicted[:, root].mean(dim=1, keepdim=True)
+            predicted = predicted.expand(len(target), -1, -1)
             values = joint_metrics(predicted, target, None, scored, self)
             pve = metrics.pve_mm(mesh.vertices, label)
             values["pve"] = torch.where(has_body, pve, torch.nan)

@@ -91,7 +91,8 @@ class SMPL(nn.Module):
             "_blend_rows": rows,  # (3, V, 10 + 9 (J - 1)): the same, for picking vertices
             # rounded weights do not sum to 1 exactly, so transl is one more bone, of weight 1
             "_weights": np.vstack([data.weights.T, np.ones(self.num_vertices)]),  # (J + 1, V)
-            "_joint_regressor": data.J_regressor,  # (J, V)
+            "_regressed_from": np.flatnonzero(data.J_regressor.any(axis=0)),  # (n,) vertices
+            "_joint_regressor": data.J_regressor[:, data.J_regressor.any(axis=0)],  # (J, n)
             "_joint_template": joint_template,  # (J, 3)
             "_joint_dirs": joint_dirs,  # (10, 3J)
             "_parents": np.array([0, *parents[1:]]),
@@ -104,6 +105,7 @@ class SMPL(nn.Module):
         self._num_levels = len(levels)
         _register(self, buffers)
         self._readers = nn.ModuleDict(_joint_readers(data))
+        self._mean_mesh: Mesh | None = None
 
     def _apply(self, fn: Callable, recurse: bool = True) -> nn.Module:
         """Follow moves to a device or to float64, never to a half precision."""
@@ -113,6 +115,7 @@ class SMPL(nn.Module):
             is_half = moved.is_floating_point() and moved.element_size() < 4
             return tensor.to(moved.device) if is_half else moved
 
+        self._mean_mesh = None
         return super()._apply(at_least_float32, recurse)
 
     @_without_autocast
@@ -197,13 +200,21 @@ class SMPL(nn.Module):
         Returns:
             (P, J, 3) in the meshes' frame.
         """
-        return self._joint_regressor @ vertices.to(self._joint_regressor.dtype)
+        read = vertices.index_select(1, self._regressed_from).to(self._joint_regressor.dtype)
+        return self._joint_regressor @ read
 
     def mean_body(self, num: int) -> Body:
         """``num`` bodies (P = num) in the mean pose and shape at the origin."""
         pose = self.mean_pose.expand(num, -1, -1, -1)
         betas = self.mean_betas.expand(num, -1)
         return Body(pose[:, 0], pose[:, 1:], betas, betas.new_zeros(num, 3))
+
+    def mean_mesh(self) -> Mesh:
+        """The mean body's mesh (1, V, 3), posed once."""
+        if self._mean_mesh is None:
+            with torch.inference_mode(False), torch.no_grad():
+                self._mean_mesh = self(self.mean_body(1))
+        return self._mean_mesh
 
     def _pose(self, body: Body) -> tuple[Tensor, Tensor, Tensor]:
         """Blend features (P, 217), bone transforms (P, 3, 4, J + 1), posed joints (P, J, 3)."""

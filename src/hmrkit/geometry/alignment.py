@@ -1,6 +1,5 @@
 """Alignment of one point set to another."""
 
-import roma
 import torch
 from torch import Tensor
 
@@ -23,23 +22,27 @@ def procrustes_align(source: Tensor, target: Tensor, weight: Tensor | None = Non
     Returns:
         (..., N, 3), the moved source, in the unit of ``target``.
     """
-    shape = source.shape
     if weight is None:
-        weight = source.new_ones(shape[:-1])
-    is_sound = has_extent(source, weight) & has_extent(target, weight)  # (...,)
+        weight = source.new_ones(source.shape[:-1])
+    is_sound = has_extent(torch.stack([source, target]), weight).all(dim=0)  # (...,)
     # Rows without a solution would make the decomposition raise for the whole batch.
-    keep = is_sound[..., None]
-    anything = torch.eye(3).repeat(-(-shape[-2] // 3), 1)[: shape[-2]].to(source)  # (N, 3)
-    rotation, shift, scale = roma.rigid_points_registration(
-        torch.where(keep[..., None], source, anything).reshape(-1, *shape[-2:]),
-        torch.where(keep[..., None], target, anything).reshape(-1, *shape[-2:]),
-        weights=torch.where(keep, weight, torch.ones_like(weight)).reshape(-1, shape[-2]),
-        compute_scaling=True,
-    )
-    turned = source.reshape(-1, *shape[-2:]) @ rotation.transpose(-1, -2)
-    moved = (scale[:, None, None] * turned + shift[:, None]).reshape(shape)
-    is_sound = is_sound & (scale > 0).reshape(is_sound.shape)
-    return torch.where(is_sound[..., None, None], moved, torch.nan)
+    keep, num = is_sound[..., None, None], source.shape[-2]
+    anything = torch.eye(3).repeat(-(-num // 3), 1)[:num].to(source)  # (N, 3)
+    points, goal = torch.where(keep, source, anything), torch.where(keep, target, anything)
+    share = torch.where(keep, weight[..., None], 1.0)  # (..., N, 1)
+    share = share / share.sum(dim=-2, keepdim=True)
+    with torch.autocast(source.device.type, enabled=False):  # three digits are too few
+        center = (share * goal).sum(dim=-2, keepdim=True)
+        own = points - (share * points).sum(dim=-2, keepdim=True)
+        covariance = (share * own).transpose(-1, -2) @ (goal - center)  # (..., 3, 3)
+        keep = keep & covariance.isfinite().all(dim=(-2, -1), keepdim=True)
+        left, sizes, right = torch.linalg.svd(torch.where(keep, covariance, torch.eye(3).to(own)))
+        handed = torch.linalg.det(left @ right).sign()[..., None]  # -1 where a mirror fits best
+        signed = torch.cat([sizes[..., :2], sizes[..., 2:] * handed], dim=-1)
+        turn = torch.cat([left[..., :2], left[..., 2:] * handed[..., None]], dim=-1) @ right
+        scale = signed.sum(dim=-1) / (share * own.square()).sum(dim=(-2, -1))  # (...,)
+        moved = scale[..., None, None] * (own @ turn) + center
+    return torch.where(keep & (scale > 0)[..., None, None], moved, torch.nan)
 
 
 def has_extent(points: Tensor, weight: Tensor) -> Tensor:
