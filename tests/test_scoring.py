@@ -19,9 +19,12 @@ import torch
 
 import made_programs
 from hmrkit.body.free import free_body
+from hmrkit.geometry.rotations import axis_angle_to_rotmat
 from hmrkit.layers.resnet import ResNet
 from hmrkit.models.hmr.model import HMR
+from hmrkit.scene_evaluation import detected
 from hmrkit.scoring.archives import read_agora_archive, read_phalp
+from hmrkit.types import Body
 from made_quickstart import tiny_sizes
 
 Program = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -196,6 +199,69 @@ def test_an_archive_for_agora_is_read_without_running_it(tmp_path: Path):
         archive.writestr("predictions/a_personId_0.pkl", pickle.dumps({"joints": 3}))
     with pytest.raises(ValueError, match="a_personId_0"):
         read_agora_archive(path)
+
+
+def write_archive(path: Path, people: dict[str, dict]) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in people.items():
+            archive.writestr(f"predictions/{name}.pkl", pickle.dumps(content))
+    return path
+
+
+def test_both_kinds_of_an_agora_archive_score_the_same(tmp_path: Path):
+    """Parameters, rotation matrices in their place, and the mesh they make."""
+    body_model = free_body()
+    vectors = agora_person(0.2)
+    turns = axis_angle_to_rotmat(torch.full((24, 3), 0.2))
+    turns[0] = torch.eye(3)
+    params = vectors["params"] | {
+        "global_orient": turns[None, :1].numpy(),
+        "body_pose": turns[None, 1:].numpy(),
+    }
+    posed = body_model(
+        Body(turns[None, 0], turns[None, 1:], torch.full((1, 10), 0.2), torch.ones(1, 3))
+    )
+    mesh = {"verts": posed.vertices[0].numpy(), "allSmplJoints3d": posed.joints[0].numpy()}
+    kinds = {
+        "vectors": vectors,
+        "matrices": vectors | {"params": params, "pose2rot": False},
+        "mesh": {"joints": vectors["joints"]} | mesh,
+    }
+    sizes = np.array([[720, 1280]]), np.array([[362, 644]])
+    for kind, content in kinds.items():
+        people = read_agora_archive(write_archive(tmp_path / "a.zip", {"a_personId_0": content}))
+        prediction = people.prediction(np.array([0]), np.array([0]), *sizes, "cpu")
+        found = detected(prediction, 0.5)
+        own = found.mesh or body_model(found.body)
+        assert (found.mesh is not None) == (kind == "mesh")
+        for points, expected in ((own.vertices, posed.vertices), (own.joints, posed.joints)):
+            pelvis, other = own.joints[:, :1], posed.joints[:, :1]
+            torch.testing.assert_close(points - pelvis, expected - other, atol=1e-5, rtol=0)
+
+
+def test_what_an_agora_archive_lacks_is_named(tmp_path: Path):
+    person = agora_person(0.1)
+    verts = np.zeros((6890, 3), np.float32)
+    mistakes = [
+        ({"a_personId_0": {"joints": person["joints"], "verts": verts}}, "allSmplJoints3d"),
+        ({"a_personId_0": person | {"kid_flag": True}}, "child"),
+        ({"a_personId_0": person | {"pose2rot": False}}, "a_personId_0"),
+        ({"a_personId_0": {"params": person["params"]}}, "joints"),
+        (
+            {
+                "a_personId_0": person,
+                "b_personId_0": {
+                    "joints": person["joints"],
+                    "verts": verts,
+                    "allSmplJoints3d": verts[:24],
+                },
+            },
+            "several kinds",
+        ),
+    ]
+    for people, words in mistakes:
+        with pytest.raises(ValueError, match=words):
+            read_agora_archive(write_archive(tmp_path / "a.zip", people))
 
 
 def test_a_result_of_4d_humans_is_read_without_ghosts(tmp_path: Path):

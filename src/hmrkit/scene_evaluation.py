@@ -75,7 +75,7 @@ class SceneProtocol(Protocol):
                 "translation"
             )
         found = self.shown(prediction)
-        mesh = body_model(found.body)
+        mesh = found.mesh or body_model(found.body)
         labels = self._label_mesh(batch, body_model)
         person, label = match_scenes(found, mesh, batch, labels, self.min_overlap)
         rows = self._rows(_pick(mesh, person), labels, batch, body_model, label)
@@ -146,9 +146,10 @@ class SceneProtocol(Protocol):
         own = {name: batch[name][label] for name in ("has_pose", "has_betas", "keypoints_world")}
         target = _pick(labels, label)
         meshes = {"": mesh, "baseline_": mean_pose_mesh(len(label), body_model)}
+        points = self.target_joints(target, own, body_model)
         rows = {}
         for prefix, posed in meshes.items():
-            values = person_metrics(posed, target, own, body_model, self)
+            values = person_metrics(posed, target, points, own, body_model, self)
             one = torch.ones_like(target.vertices[..., :1])
             surface = torch.cat([target.vertices, one], dim=-1)
             if self.vertices is not None:
@@ -191,7 +192,7 @@ def calibration_error(score: np.ndarray, is_right: np.ndarray, num_bins: int = 1
 def detected(prediction: Prediction, min_score: float) -> Prediction:
     """The people of a prediction whose score is above a threshold.
 
-    Meshes, stages and what a method says beside people and joints are left out.
+    Stages and what a method says beside people and joints are left out.
     """
     assert prediction.score is not None
     assert prediction.image_of_person is not None
@@ -205,6 +206,7 @@ def detected(prediction: Prediction, min_score: float) -> Prediction:
         intrinsics_crop=prediction.intrinsics_crop[kept],
         score=prediction.score[kept],
         image_of_person=prediction.image_of_person[kept],
+        mesh=prediction.mesh and _pick(prediction.mesh, kept),
         extra={name: prediction.extra[name][kept] for name in _SAID if name in prediction.extra},
     )
 

@@ -15,12 +15,13 @@ from hmrkit.body.pickles import load_pickle
 from hmrkit.data.sources.official import record_key
 from hmrkit.data.sources.pickles import ANNOTATION_CALLABLES, read_joblib
 from hmrkit.geometry.rotations import axis_angle_to_rotmat
-from hmrkit.types import Body, Prediction
+from hmrkit.types import Body, Mesh, Prediction
 
 _AGORA_WIDTH_PX = 3840  # of the images that AGORA counts pixels in
 _MEMBER = re.compile(r"(?:.*/)?(?P<image>[^/]+)_personId_\d+\.pkl$")
 _PHALP_FOCAL = 5000.0 / 256  # of 4D-Humans' camera over the longer side of the image
 _NUM_ROTATIONS = 24
+_NO_VERTICES = np.empty((0, 3))
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,13 @@ class FoundPeople:
     Attributes:
         images: rows of the people in each image, by the end of its path: the last one to three
             names, as the keys of records may be; None where two images have the same.
-        rotmat: (N, 24, 3, 3) root first.
+        rotmat: (N, 24, 3, 3) root first; NaN where only the mesh is known.
         betas: (N, 10).
         transl_cam: (N, 3) m; NaN if unknown.
         focal: focal length over the longer side of the image; NaN if unknown.
         score: (N,).
         joints_img: (N, 24, 2) in shares of the image's width, or None for those of the body.
+        mesh: vertices (N, V, 3) and joints (N, 24, 3), m, before transl_cam; None: the body's.
     """
 
     images: Mapping[str, np.ndarray | None]
@@ -45,6 +47,7 @@ class FoundPeople:
     focal: float
     score: np.ndarray
     joints_img: np.ndarray | None = None
+    mesh: tuple[np.ndarray, np.ndarray] | None = None
 
     def rows_of(self, key: str) -> np.ndarray | None:
         """Rows of the people in the image of a record; None if the file does not name it.
@@ -85,8 +88,12 @@ class FoundPeople:
             extra["joints_px"] = self.joints_img[rows] * input_hw[:, None, 1:]
         arrays = (self.rotmat[rows], self.betas[rows], self.transl_cam[rows], camera)
         rotmat, betas, transl, camera = (torch.from_numpy(np.float32(a)).to(device) for a in arrays)
+        mesh = None
+        if self.mesh is not None:
+            mesh = Mesh(*(torch.from_numpy(np.float32(a[rows])).to(device) for a in self.mesh))
         return Prediction(
             body=Body(rotmat[:, 0], rotmat[:, 1:], betas, torch.zeros_like(transl)),
+            mesh=mesh,
             transl_cam=transl,
             intrinsics_crop=camera,
             score=torch.from_numpy(np.float32(self.score[rows])).to(device),
@@ -96,14 +103,16 @@ class FoundPeople:
 
 
 def read_agora_archive(path: Path) -> FoundPeople:
-    """An archive for AGORA's server: a pickle per person, with SMPL's ``params`` and ``joints``.
+    """An archive for AGORA's server: a pickle per person, either of the two kinds it takes.
 
-    Nothing in the pickles is executed. Everybody has score 1.
+    Each holds ``joints`` (24, 2) px by which people are matched, and SMPL's ``params`` or ``verts``
+    and ``allSmplJoints3d`` in the camera frame. Nothing in the pickles is executed. Everybody has
+    score 1.
 
     Raises:
         ValueError: naming the member that is not what it should be.
     """
-    poses, betas, joints = [], [], []
+    people: list[dict[str, np.ndarray]] = []
     rows: dict[str, list[int]] = {}
     try:
         archive = zipfile.ZipFile(path)
@@ -117,26 +126,67 @@ def read_agora_archive(path: Path) -> FoundPeople:
             where = Path(f"{path}:{member}")
             content = load_pickle(io.BytesIO(archive.read(member)), where, ANNOTATION_CALLABLES)
             try:
-                params = content["params"]
-                pose = [np.reshape(params[k], (-1, 3)) for k in ("global_orient", "body_pose")]
-                poses.append(np.concatenate(pose).reshape(_NUM_ROTATIONS, 3))
-                betas.append(np.reshape(params["betas"], -1)[:10])
-                joints.append(np.reshape(content["joints"], (-1, 2))[:_NUM_ROTATIONS])
+                people.append(_agora_person(content))
             except (KeyError, TypeError, ValueError) as error:
                 raise ValueError(
-                    f"{where}: expected joints (24, 2) and params with global_orient, body_pose "
-                    f"and betas of SMPL: {error!r}"
+                    f"{where}: expected joints (24, 2), and params with global_orient, body_pose "
+                    "and betas of SMPL, or verts (V, 3) and allSmplJoints3d (24, 3): "
+                    f"{error!r}"
                 ) from error
-            rows.setdefault(match["image"], []).append(len(poses) - 1)
-    if not poses:
+            rows.setdefault(match["image"], []).append(len(people) - 1)
+    if not people:
         raise ValueError(f"{path} holds no <image>_personId_<number>.pkl")
-    rotmat = axis_angle_to_rotmat(torch.from_numpy(np.float32(poses))).numpy()
-    unknown = np.full((len(poses), 3), np.nan)
-    in_widths = np.float64(joints) / _AGORA_WIDTH_PX
-    score = np.ones(len(poses))
+    if len({(*person, person.get("verts", _NO_VERTICES).shape) for person in people}) > 1:
+        raise ValueError(
+            f"{path} holds people of several kinds: params for everybody, or verts and "
+            "allSmplJoints3d of one body for everybody"
+        )
+    column = {name: np.stack([person[name] for person in people]) for name in people[0]}
+    num = len(people)
+    nowhere, focal = np.full((num, 3), np.nan), float("nan")
+    mesh, rotmat = None, np.full((num, _NUM_ROTATIONS, 3, 3), np.nan, np.float32)
+    if "verts" in column:
+        mesh, nowhere = (column["verts"], column["allSmplJoints3d"]), np.zeros((num, 3))
+    else:
+        rotmat = column["rotmat"]
     return FoundPeople(
-        _by_name(rows), rotmat, np.float32(betas), unknown, float("nan"), score, in_widths
+        _by_name(rows),
+        rotmat,
+        column.get("betas", np.full((num, 10), np.nan, np.float32)),
+        nowhere,
+        focal,
+        np.ones(num),
+        column["joints"] / _AGORA_WIDTH_PX,
+        mesh,
     )
+
+
+def _agora_person(content: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """What a pickle of an archive says, arrays by name; where it has both kinds, the mesh counts.
+
+    Raises:
+        KeyError: if something is missing.
+        ValueError: if something has another shape, or is about a body that is not here.
+    """
+    person = {"joints": np.reshape(content["joints"], (-1, 2)).astype(np.float64)[:_NUM_ROTATIONS]}
+    if "verts" in content and "allSmplJoints3d" in content:
+        person["verts"] = np.reshape(content["verts"], (-1, 3)).astype(np.float32)
+        joints = np.reshape(content["allSmplJoints3d"], (-1, 3)).astype(np.float32)
+        person["allSmplJoints3d"] = joints[:_NUM_ROTATIONS]
+    else:
+        params = content["params"]
+        betas = np.reshape(params["betas"], -1)
+        if content.get("age") == "kid" or content.get("kid_flag"):
+            raise ValueError("a child's body is not known here: give verts and allSmplJoints3d")
+        shape = (3,) if content.get("pose2rot", True) else (3, 3)
+        pose = [np.reshape(params[k], (-1, *shape)) for k in ("global_orient", "body_pose")]
+        turns = torch.from_numpy(np.float32(np.concatenate(pose)))
+        person["rotmat"] = (axis_angle_to_rotmat(turns) if len(shape) == 1 else turns).numpy()
+        person["betas"] = betas[:10].astype(np.float32)
+    for name in person.keys() & {"joints", "allSmplJoints3d", "rotmat"}:
+        if len(person[name]) != _NUM_ROTATIONS:
+            raise ValueError(f"{name} is of {len(person[name])} joints")
+    return person
 
 
 def read_phalp(path: Path) -> FoundPeople:

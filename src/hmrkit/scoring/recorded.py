@@ -100,7 +100,19 @@ class RecordedPeople(nn.Module):
             )
 
     def forward(self, batch: Batch, body_model: SMPL) -> Prediction:
-        """The people of a batch of whole images; nobody is in an image that the file leaves out."""
+        """The people of a batch of whole images; nobody is in an image that the file leaves out.
+
+        Raises:
+            ValueError: if the file holds meshes of another body.
+        """
+        if self.people.mesh is not None:
+            num = self.people.mesh[0].shape[1]
+            if num != body_model.num_vertices:
+                raise ValueError(
+                    f"{self.path} holds meshes of {num} vertices, the body {body_model.name!r} has "
+                    f"{body_model.num_vertices}: is it SMPL's (6890), and body= what it is scored "
+                    "with?"
+                )
         known = [self.people.rows_of(key) for key in batch["key"]]
         self.known |= {k: rows is not None for k, rows in zip(batch["key"], known, strict=True)}
         found = [np.empty(0, int) if rows is None else rows for rows in known]
