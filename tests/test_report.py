@@ -1,9 +1,6 @@
 import json
 import re
-import shutil
-import subprocess
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -13,9 +10,11 @@ from hmrkit.body.free import free_body
 from hmrkit.data.collate import collate, normalize_image
 from hmrkit.data.crops import Crops
 from hmrkit.geometry.rotations import axis_angle_to_rotmat, rotmat_to_axis_angle
+from hmrkit.render import viewer
 from hmrkit.render.render import render
 from hmrkit.reporting import pictures
 from hmrkit.types import Prediction
+from made_pages import CHROMIUM, screenshot
 
 
 def made_rows(num=64):
@@ -287,7 +286,27 @@ def test_picture_survives_a_missing_label_and_a_prediction_that_is_not_finite(la
     np.testing.assert_array_equal(label, crop)
 
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_meshes_of_the_report_are_drawn_and_can_be_turned(tmp_path, body):
+    mesh = body(body.mean_body(1)).vertices[0].numpy()
+
+    def shown(size, fragment):
+        figure = viewer.figure([size * mesh], body.faces.numpy(), names=["prediction"])
+        folder = tmp_path / f"{size}{fragment}"
+        figures = [("worst", "made", "sample-1: 200 mm", figure)]
+        path = report.write_report(folder, made_rows(), made_meta(), figures=figures)
+        return screenshot(path, (1200, 3400), fragment).astype(int)
+
+    def differing(first, second):
+        return np.abs(first - second).max(axis=2) > 40
+
+    nothing, front, side = shown(1e-6, ""), shown(1.0, ""), shown(1.0, "yaw=90")
+    drawn = differing(front, nothing)
+    rows, columns = np.flatnonzero(drawn.any(axis=1)), np.flatnonzero(drawn.any(axis=0))
+    assert drawn.sum() > 5000
+    assert 150 < np.ptp(rows) < 1000  # one figure, and nothing else of the page
+    assert np.ptp(rows) > 1.3 * np.ptp(columns)  # somebody who stands
+    assert differing(side, front).sum() > 1000
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
@@ -295,12 +314,7 @@ def test_html_opens_in_a_browser_without_network(tmp_path, labelled, body):
     picture = report.sample_picture(*labelled, body, 0)
     shots = [("worst", "made", "sample-1: 200 mm", picture)]
     path = report.write_report(tmp_path, made_rows(), made_meta(), made_curves(), shots)
-    shot = tmp_path / "shot.png"
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
-    size = ["--window-size=1200,2400", f"--user-data-dir={tmp_path / 'profile'}"]
-    command = [CHROMIUM, *flags, *size, f"--screenshot={shot}", path.as_uri()]
-    subprocess.run(command, check=True, capture_output=True, timeout=60)
-    image = cv2.imread(str(shot))
+    image = screenshot(path, (1200, 2400))
     assert image.shape[:2] == (2400, 1200)
     # Cards, charts, bars and the picture: many colours all the way down.
     for strip in np.array_split(image[:2200], 5):
