@@ -13,11 +13,15 @@ from PIL import Image
 
 from hmrkit import checkpoints, configs
 from hmrkit.body.free import free_body
+from hmrkit.data.collate import collate, normalize_image
 from hmrkit.data.crops import Crops
 from hmrkit.geometry.cameras import crop_intrinsics, project, weak_perspective_to_transl
 from hmrkit.geometry.rotations import axis_angle_to_rotmat
 from hmrkit.infer import exports, predict, run
+from hmrkit.infer.loading import load_for_pictures
+from hmrkit.render.draw import overlay
 from hmrkit.types import Body, Prediction
+from made_networks import tiny_module
 
 
 def made_picture(height=40, width=60):
@@ -140,6 +144,43 @@ def test_smaller_boxes_stand_further_away(people):
     heights = BOXES[:, 3] - BOXES[:, 1]
     depths = people["joints_cam"][:, 0, 2]
     np.testing.assert_allclose(depths / depths[0], heights[0] / heights, rtol=0.01)
+
+
+def test_who_is_in_front_hides_who_is_behind(module):
+    boxes = np.array([[150, 90, 250, 210], [100, 30, 300, 270]], np.float32)  # the second is larger
+    image = made_picture(300, 400)
+    people = predict.predict_people(module, Crops([64, 64]), image, boxes)
+    assert people["joints_cam"][0, 0, 2] > people["joints_cam"][1, 0, 2]
+    x, y = people["keypoints_img"][:, 0].mean(axis=0).round().astype(int)  # where both pelves are
+    for order in ([0, 1], [1, 0]):
+        colors = np.array([[0.1, 0.2, 1.0], [1.0, 0.2, 0.1]])[order]
+        vertices = list(people["vertices_cam"][order])
+        drawn = overlay(image, vertices, people["faces"], people["intrinsics_img"], colors=colors)
+        assert drawn[y, x, 0] > drawn[y, x, 2] + 50
+
+
+@pytest.mark.parametrize("name", ["hmr", "hmr2", "tokenhmr", "pymaf", "cliff"])
+def test_every_method_of_crops_is_seen_where_it_predicts(name, tmp_path):
+    checkpoints.save_checkpoint(tiny_module(f"{name}_tiny"), tmp_path / "last.ckpt")
+    module, cut = load_for_pictures(tmp_path / "last.ckpt", "cpu")
+    image, boxes_img = made_picture(300, 400), BOXES[:2]
+    together = predict.predict_people(module, cut, image, boxes_img)
+    for i, box in enumerate(boxes_img):
+        alone = predict.predict_people(module, cut, image, box[None])
+        assert alone["camera_shift_px"] < 0.01
+        batch = collate([cut(predict.make_sample(image, box[None], None), 0, None)])
+        found = module.predict({**batch, "image": normalize_image(batch["image"])})
+        in_crop = project(found.mesh.joints + found.transl_cam[:, None], found.intrinsics_crop)[0]
+        to_img = batch["crop_to_img"][0]
+        seen = (in_crop @ to_img[:, :2].T + to_img[:, 2]).detach().numpy()
+        np.testing.assert_allclose(alone["keypoints_img"][0], seen, atol=0.05)
+        moved = np.linalg.norm(together["keypoints_img"][i] - seen, axis=1)
+        assert moved[0] < 0.05  # the pelvis
+        assert (moved < together["camera_shift_px"][i] + 0.05).all()
+    if name == "cliff":  # predicts before the picture's camera, also before a given one
+        assert together["camera_shift_px"].max() < 0.01
+        given = predict.predict_people(module, cut, image, boxes_img, focal_px=700.0)
+        assert given["camera_shift_px"].max() < 0.01
 
 
 def test_a_known_focal_length_is_used_and_keeps_sizes(module):
