@@ -138,7 +138,7 @@ class LibraryTracker:
         except ImportError as error:
             raise ValueError(
                 'tracker: the package "trackers" is missing: pip install "hmrkit[tracking]", or '
-                "take tracker=motion"
+                "take tracker=motion; python -m hmrkit.doctor shows what is installed"
             ) from error
         if not hasattr(trackers, name):
             raise ValueError(f"tracker.name={name}: the package trackers has no such class")
