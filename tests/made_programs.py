@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -81,6 +82,23 @@ def run(
     running = start(name, *arguments, cwd=cwd, **variables)
     code = running.wait(timeout)
     return subprocess.CompletedProcess([name, *arguments], code, *running.read())
+
+
+def run_two(
+    name: str, *arguments: str, cwd: Path, timeout: float = 240, **variables: str
+) -> "subprocess.CompletedProcess[str]":
+    """Run a program as the two processes of one run, started as torchrun or a cluster does.
+
+    One that starts its second process itself (``trainer.devices=2`` alone) waits for a new Python.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    variables |= {**meeting, "WORLD_SIZE": "2", "NODE_RANK": "0"}
+    both = [start(name, *arguments, cwd=cwd, LOCAL_RANK=str(i), **variables) for i in range(2)]
+    codes = [running.wait(timeout) for running in both]
+    output = ["\n".join(texts) for texts in zip(*(running.read() for running in both), strict=True)]
+    return subprocess.CompletedProcess([name, *arguments], max(codes, key=abs), *output)
 
 
 def _become(

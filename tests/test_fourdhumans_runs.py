@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+import made_programs
 from made_quickstart import tiny_sizes
 
 Program = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -120,7 +121,8 @@ def test_two_processes_share_a_step_as_one_with_twice_the_batch(
     again = ["trainer.max_steps=4", "trainer.val_check_interval=2", "trainer.log_every_n_steps=1"]
     again += ["trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true"]
     for kind in ("ddp", "fsdp"):
-        done = program("train", *plain, f"trainer={kind}", *again, f"name={kind}")
+        two = [f"trainer={kind}", *again, f"name={kind}"]
+        done = made_programs.run_two("train", *plain, *two, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
     one, ddp, fsdp = (tmp_path / "runs" / name for name in ("one", "ddp", "fsdp"))
     assert len(losses(one)) == 4

@@ -124,7 +124,7 @@ def test_two_processes_measure_what_one_does(program: Program, trained: Path):
     one = program("eval", *uneven, "output=one")
     assert one.returncode == 0, one.stderr
     ddp = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
-    two = program("eval", *uneven, "output=two", *ddp)
+    two = made_programs.run_two("eval", *uneven, "output=two", *ddp, cwd=trained)
     assert two.returncode == 0, two.stderr
     reports = [json.loads((trained / n / "report.json").read_text()) for n in ("one", "two")]
     first, second = (report["tests"]["quickstart"] for report in reports)

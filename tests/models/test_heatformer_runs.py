@@ -9,6 +9,8 @@ import torch
 import trimesh
 from made_rig_folders import made_rig, write_rig
 
+import made_programs
+
 SOURCES = {"train.rigs": 12, "val.rigs": 2, **{f"test.views_{n}": 3 for n in (1, 2, 3, 4)}}
 SMALL = [
     "experiment=heatformer_tiny",
@@ -70,11 +72,12 @@ def test_train_resume_eval_and_the_demo_of_a_rig(program, tmp_path: Path):
     np.testing.assert_allclose(mesh.bounds[0], vertices[0].min(axis=0), atol=1e-4)
 
 
-def test_two_processes_train_as_one_with_twice_the_batch(program, tmp_path: Path):
+def test_two_processes_train_as_one_with_twice_the_batch(tmp_path: Path):
     weights = []
     for devices, batch_size in ((1, 4), (2, 2)):
         name = f"devices_{devices}"
-        done = program(
+        start = made_programs.run if devices == 1 else made_programs.run_two
+        done = start(
             "train",
             *SMALL,
             f"name={name}",
@@ -89,6 +92,7 @@ def test_two_processes_train_as_one_with_twice_the_batch(program, tmp_path: Path
             "trainer.max_steps=2",
             "test=false",
             "+trainer.limit_val_batches=0",
+            cwd=tmp_path,
         )
         assert done.returncode == 0, done.stderr
         content = torch.load(tmp_path / f"runs/{name}/checkpoints/last.ckpt", weights_only=True)

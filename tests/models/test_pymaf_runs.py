@@ -12,6 +12,7 @@ import pytest
 import torch
 from made_pymaf import tiny_overrides
 
+import made_programs
 from hmrkit.body import joints
 from hmrkit.configs import load_config, to_plain
 
@@ -146,7 +147,8 @@ def test_two_processes_train_like_one_with_twice_the_batch(
     one = program("train", *tiny, "data.batch_size=16", "name=one", **where)
     assert one.returncode == 0, one.stderr
     ddp = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
-    two = program("train", *tiny, "name=two", *ddp, "trainer.sync_batchnorm=false", **where)
+    ddp += ["name=two", "trainer.sync_batchnorm=false"]
+    two = made_programs.run_two("train", *tiny, *ddp, cwd=tmp_path, **where)
     assert two.returncode == 0, two.stderr
     ours, theirs = (losses(tmp_path / "runs" / name) for name in ("two", "one"))
     assert len(theirs) == 3
