@@ -81,6 +81,7 @@ def test_train_resume_evaluate_and_show(
     cv2.imwrite(str(tmp_path / "photo.jpg"), picture)
     done = program("demo", f"checkpoint={last}", "input=photo.jpg", "output=shown")
     assert done.returncode == 0, done.stderr
+    assert "the whole picture is taken for one person" in done.stdout + done.stderr
     assert {p.name for p in (tmp_path / "shown").iterdir()} >= {"photo_overlay.jpg", "photo.npz"}
 
 

@@ -262,6 +262,7 @@ def test_demo_writes_every_file_and_lists_what_it_skipped(program, tmp_path):
     assert result.returncode == 0, result.stderr
     assert "broken.jpg cannot be read" in result.stdout + result.stderr
     assert "2 of 3 pictures done" in result.stdout + result.stderr
+    assert "whole picture" not in result.stdout + result.stderr
     stems = {path.stem for path in (tmp_path / "out").glob("*.npz")}
     assert stems == {"a_jpg", "a_png"}
     for stem in stems:

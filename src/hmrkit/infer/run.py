@@ -50,6 +50,9 @@ def _do_share(config: DictConfig, plan: Plan, names: Sequence[str]) -> dict[str,
         raise ValueError(
             "this method looks at whole pictures and finds people itself: no boxes=, no detector="
         )
+    is_told = config.boxes is not None or config.keypoints is not None or detector is not None
+    if cut.unit == "view" and not is_told:
+        log.warning("no boxes=, keypoints= or detector=: the whole picture is taken for one person")
     demo = _Demo(module, cut, detector, config, plan)
     journal, skipped = journal_of(config), {}
     for name in names:
