@@ -13,6 +13,7 @@ from hmrkit.infer import videos
 from hmrkit.infer.detectors import Detections, OnnxDetector, SceneDetector, TorchvisionDetector
 from hmrkit.infer.loading import load_for_pictures
 from hmrkit.infer.scenes import predict_scene
+from made_detector import overlaps, scenes, train_detector
 from test_infer import made_checkpoint
 
 
@@ -68,6 +69,28 @@ def test_boxes_of_an_onnx_detector_are_in_pixels_of_the_picture(finds_red, size_
     assert found.boxes_img.shape == (1, 4)
     np.testing.assert_allclose(found.boxes_img[0], np.array(box) - 0.5, atol=2.5)
     assert found.scores.tolist() == pytest.approx([0.8])
+
+
+@pytest.fixture(scope="module")
+def tiny_detector(tmp_path_factory):
+    pytest.importorskip("onnxruntime")
+    path = tmp_path_factory.mktemp("tiny") / "people.onnx"
+    train_detector(path)
+    return str(path)
+
+
+def test_a_detector_trained_on_made_up_scenes_finds_people_of_others(tiny_detector):
+    detector = OnnxDetector(tiny_detector, min_score=0.3)
+    num_people = num_found = num_wrong = 0
+    for sample in scenes(24, seed=12):
+        (found,) = detector(sample["images"])
+        match = overlaps(sample["box_img"], found.boxes_img) > 0.5
+        is_seen = sample["visible_fraction"] > 0.5
+        num_people, num_found = num_people + is_seen.sum(), num_found + match[is_seen].any(1).sum()
+        num_wrong += (~match.any(axis=0)).sum()
+    assert num_people > 20
+    assert num_found > 0.8 * num_people
+    assert num_wrong < 0.25 * num_people
 
 
 def test_an_onnx_file_that_is_not_there_is_named(tmp_path):
