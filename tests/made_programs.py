@@ -105,6 +105,7 @@ def _become(
     arguments: list[str], cwd: str, environment: dict[str, str], output: list[Path]
 ) -> None:
     """Be the program, in the process that was forked for it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start background jobs without
     for number, path in enumerate([Path(os.devnull), *output]):
         file = os.open(path, os.O_RDWR | os.O_CREAT)
         os.dup2(file, number)

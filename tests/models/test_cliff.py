@@ -161,16 +161,16 @@ def test_a_crop_of_another_size_is_refused(body_model):
 def test_the_classification_network_is_timms():
     timm = pytest.importorskip("timm")
     torch.manual_seed(0)
-    ours = ClassificationHRNet(width=18).eval()
-    theirs = timm.create_model("hrnet_w18", pretrained=False).eval()
+    ours = ClassificationHRNet(width=18).eval().double()  # fresh, its maps grow to 1e7
+    theirs = timm.create_model("hrnet_w18", pretrained=False).eval().double()
     missing, unexpected = theirs.load_state_dict(ours.state_dict(), strict=False)
     assert not unexpected
     assert set(missing) == {"classifier.weight", "classifier.bias"}
-    image = torch.randn(2, 3, 64, 64)
+    image = torch.randn(2, 3, 64, 64, dtype=torch.float64)
     with torch.no_grad():
         expected = theirs.forward_features(image).mean(dim=(2, 3))
         found = ours(image)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found, expected, atol=1e-9, rtol=1e-9)
 
 
 # ------------------------------------------------------------------------------------- checkpoints
