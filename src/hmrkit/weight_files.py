@@ -1,4 +1,4 @@
-"""Files of ``torch.save``, read without executing anything in them."""
+"""Files of weights, read without executing anything in them."""
 
 import pickle
 import re
@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
+from torch import Tensor
 
 
 class Inert:
@@ -50,6 +52,16 @@ def read_checkpoint(path: str | Path, inert: Collection[str] = ()) -> dict[str, 
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}; a checkpoint is a dict")
     return content
+
+
+def read_halves(path: str | Path) -> dict[str, Tensor]:
+    """Weights that were stored in half precision to be shipped (safetensors), in float32.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+    """
+    weights = load_file(path)
+    return {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}
 
 
 def _shell(name: str) -> type:

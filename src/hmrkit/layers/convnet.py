@@ -4,8 +4,9 @@ import math
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from hmrkit.weight_files import read_halves
 
 
 class ConvNet(nn.Module):
@@ -145,9 +146,7 @@ def read_stem(path: str | Path | None = None) -> dict[str, Tensor]:
     Raises:
         FileNotFoundError: if there is no such file.
     """
-    file = Path(path) if path else Path(__file__).with_name("tiny_stem.safetensors")
-    weights = load_file(file)
-    return {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}
+    return read_halves(path or Path(__file__).with_name("tiny_stem.safetensors"))
 
 
 def _block(in_channels: int, out_channels: int, kernel: int, stride: int) -> nn.Sequential:

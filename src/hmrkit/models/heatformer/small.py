@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hmrkit.models.heatformer.heatmapper import JOINTS
+from hmrkit.weight_files import read_halves
 
 
 class ConvHeatmapper(nn.Module):
@@ -49,9 +49,7 @@ def read_heatmapper(path: str | Path | None = None) -> dict[str, Tensor]:
     Raises:
         FileNotFoundError: if there is no such file.
     """
-    file = Path(path) if path else Path(__file__).with_name("tiny_heatmapper.safetensors")
-    weights = load_file(file)
-    return {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}
+    return read_halves(path or Path(__file__).with_name("tiny_heatmapper.safetensors"))
 
 
 def _stages(channels: Sequence[int]) -> nn.ModuleList:

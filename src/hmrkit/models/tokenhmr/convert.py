@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from hmrkit.keys import rename_keys
-from hmrkit.weight_files import read_checkpoint
+from hmrkit.weight_files import read_checkpoint, read_halves
 
 # Beginning of their name -> ours; None is left behind.
 _LAYER = r"smpl_head\.transformer\.transformer\.layers\.(\d+)\."
@@ -134,8 +133,7 @@ def read_tokenizer(path: str | Path | None) -> dict[str, Tensor]:
         ValueError: if it is neither.
     """
     if path is None:
-        weights = load_file(Path(__file__).with_name("tiny_tokenizer.safetensors"))
-        return {name: value.float() for name, value in weights.items()}
+        return read_halves(Path(__file__).with_name("tiny_tokenizer.safetensors"))
     content = read_checkpoint(path, INERT)
     if "net" in content:
         state = convert_tokenizer(content)
